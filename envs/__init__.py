@@ -1,0 +1,1 @@
+"""Gymnasium environments over live and simulated lanes."""

@@ -1,0 +1,1 @@
+"""The HTTP edge: vLLM's OpenAI application over StreamScheduler, and our own routes."""

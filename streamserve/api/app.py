@@ -1,0 +1,58 @@
+"""vLLM's OpenAI application, told to serve from our lanes."""
+
+from argparse import Namespace
+from pathlib import Path
+
+from starlette.types import ASGIApp
+from vllm.entrypoints.launchers.api_server.app_state import init_app_state
+from vllm.entrypoints.launchers.app import build_app
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.entrypoints.launchers.launcher import validate_api_server_args
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+from streamserve.api.engine_client import TASKS, StreamServeClient
+from streamserve.api.middleware import BodyLimitMiddleware, HeadersMiddleware
+from streamserve.api.routes import router
+from streamserve.config import ServerConfig
+from streamserve.errors import ConfigError
+from streamserve.scheduler.scheduler import StreamScheduler
+
+
+def served_name(model: str, server: ServerConfig) -> str:
+    """The name clients use: as configured, else the folder's own name, else the model's id."""
+    if server.served_model_name:
+        return server.served_model_name
+    return Path(model).name if Path(model).is_dir() else model
+
+
+def options(model: str, server: ServerConfig) -> Namespace:
+    """vLLM's server options for this configuration; raises `ConfigError` for an option vLLM does not know."""
+    flags = ["--model", model, "--served-model-name", served_name(model, server), "--disable-uvicorn-access-log"]
+    if server.api_keys:
+        flags += ["--api-key", *server.api_keys]
+    if server.tool_call_parser:
+        flags += ["--enable-auto-tool-choice", "--tool-call-parser", server.tool_call_parser]
+    for name, value in server.extra.items():
+        flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
+    parser = make_arg_parser(FlexibleArgumentParser(exit_on_error=False))
+    parser.error = _refuse  # type: ignore[method-assign, assignment]
+    args: Namespace = parser.parse_args(flags)
+    try:
+        validate_api_server_args(args)
+    except KeyError as error:
+        raise ConfigError(f"server: {error.args[0]}") from error
+    return args
+
+
+async def build(args: Namespace, client: StreamServeClient, scheduler: StreamScheduler, server: ServerConfig) -> ASGIApp:
+    """The application, ready to be served; it can be built while lanes still load."""
+    app = build_app(args, TASKS, client.model_config)
+    await init_app_state(client, app.state, args, TASKS)
+    app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) != "/health"]
+    app.include_router(router(scheduler))
+    # Around the application and not in it: vLLM has closed its own list of middleware by now.
+    return HeadersMiddleware(BodyLimitMiddleware(app, server.max_body_bytes))
+
+
+def _refuse(message: str) -> None:
+    raise ConfigError(f"server.extra: {message}")

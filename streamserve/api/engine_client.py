@@ -1,0 +1,206 @@
+"""vLLM's `EngineClient` over StreamScheduler: what lets vLLM's own OpenAI application serve from our lanes."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from copy import copy
+from typing import Any
+
+from vllm.config import VllmConfig
+from vllm.exceptions import GracefulHTTPError
+from vllm.inputs import EngineInput, PromptType
+from vllm.lora.request import LoRARequest
+from vllm.outputs import RequestOutput
+from vllm.renderers import BaseRenderer
+from vllm.renderers.inputs.preprocess import extract_prompt_components
+from vllm.sampling_params import SamplingParams
+from vllm.tasks import SupportedTask
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.engine.input_processor import InputProcessor
+from vllm.v1.engine.parallel_sampling import ParentRequest
+
+from streamserve.api import trace
+from streamserve.api.detokenizer import Detokenizer
+from streamserve.api.fidelity import continuable, splittable
+from streamserve.api.unsupported import WithoutEngineControls
+from streamserve.clock import now
+from streamserve.errors import ServeError
+from streamserve.scheduler.scheduler import StreamScheduler
+from streamserve.types import LaneState, Request
+
+TASKS: tuple[SupportedTask, ...] = ("generate",)
+
+
+class StreamServeClient(WithoutEngineControls):
+    """Serves vLLM's API from a StreamScheduler."""
+
+    def __init__(
+        self, config: VllmConfig, renderer: BaseRenderer, scheduler: StreamScheduler, detokenizer: Detokenizer
+    ) -> None:
+        self.vllm_config = config
+        self.model_config = config.model_config
+        self.renderer = renderer
+        self.input_processor = InputProcessor(config, renderer)
+        self._scheduler = scheduler
+        self._detokenizer = detokenizer
+
+    @property
+    def is_running(self) -> bool:
+        return True
+
+    @property
+    def is_stopped(self) -> bool:
+        return False
+
+    @property
+    def errored(self) -> bool:
+        # A lost lane is restarted and its requests run elsewhere: no state of the lanes makes the front give up.
+        return False
+
+    @property
+    def dead_error(self) -> BaseException:
+        return EngineDeadError()
+
+    async def get_supported_tasks(self) -> tuple[SupportedTask, ...]:
+        return TASKS
+
+    def check_admission(self, n: int = 1, request_id: str | None = None) -> None:
+        try:
+            self._scheduler.check(n)
+        except ServeError as error:
+            raise _graceful(error) from error
+
+    async def check_health(self) -> None:
+        signals = self._scheduler.signals()
+        if not any(lane.state is LaneState.READY for lane in signals.lanes.values()):
+            raise EngineDeadError()
+
+    async def generate(
+        self,
+        prompt: EngineCoreRequest | PromptType | EngineInput | AsyncGenerator[Any, None],
+        sampling_params: SamplingParams,
+        request_id: str,
+        *,
+        prompt_text: str | None = None,
+        lora_request: LoRARequest | None = None,
+        tokenization_kwargs: dict[str, Any] | None = None,
+        trace_headers: Mapping[str, str] | None = None,
+        priority: int = 0,
+        data_parallel_rank: int | None = None,
+        session_id: str | None = None,
+        kv_hints: Any = None,
+        reasoning_ended: bool | None = None,
+        reasoning_parser_kwargs: dict[str, Any] | None = None,
+    ) -> AsyncGenerator[RequestOutput, None]:
+        # Where a request runs is StreamScheduler's decision: the client's data_parallel_rank is not looked at.
+        core = self.input_processor.process_inputs(
+            request_id,
+            prompt,  # type: ignore[arg-type]
+            sampling_params,
+            supported_tasks=TASKS,
+            lora_request=lora_request,
+            tokenization_kwargs=tokenization_kwargs,
+            trace_headers=trace_headers,
+            priority=priority,
+            session_id=session_id,
+            kv_hints=kv_hints,
+        )
+        core.reasoning_ended = reasoning_ended
+        core.reasoning_parser_kwargs = reasoning_parser_kwargs
+        self.input_processor.assign_request_id(core)
+        _strip_transfer_parameters(core)
+        text = prompt_text or extract_prompt_components(self.model_config, prompt)[0]  # type: ignore[arg-type]
+        outputs = self._sequence(core, text) if core.params.n == 1 else self._sequences(core, text)  # type: ignore[union-attr]
+        try:
+            async for output in outputs:
+                yield output
+        except ServeError as error:
+            raise _graceful(error) from error
+        finally:
+            await outputs.aclose()
+
+    async def _sequence(
+        self, core: EngineCoreRequest, text: str | None, parent: ParentRequest | None = None, index: int = 0
+    ) -> AsyncGenerator[RequestOutput, None]:
+        request = _request(core)
+        self._detokenizer.open(core, text, parent, index)
+        stream = self._scheduler.serve(request, trace.record)
+        try:
+            async for chunk in stream:
+                for output in self._detokenizer.feed(chunk):
+                    yield output
+                if not self._detokenizer.is_open(core.request_id):
+                    return
+        finally:
+            self._detokenizer.close(core.request_id)
+            await stream.aclose()
+
+    async def _sequences(self, core: EngineCoreRequest, text: str | None) -> AsyncGenerator[RequestOutput, None]:
+        """n > 1: every sequence is scheduled by itself, so they may run on different lanes."""
+        parent = ParentRequest(core)
+        children = []
+        for index in range(parent.n):
+            child = copy(core)
+            child.request_id, child.sampling_params = parent.get_child_info(index)
+            children.append(self._sequence(child, text, parent, index))
+        async for output in _merged(children):
+            yield output
+
+
+async def _merged(streams: Sequence[AsyncGenerator[RequestOutput, None]]) -> AsyncIterator[RequestOutput]:
+    """Outputs of several streams as they come; the first error ends all of them."""
+    arrived: asyncio.Queue[RequestOutput | Exception | None] = asyncio.Queue()
+
+    async def drain(stream: AsyncGenerator[RequestOutput, None]) -> None:
+        ending: Exception | None = None
+        try:
+            async for output in stream:
+                arrived.put_nowait(output)
+        except Exception as error:
+            ending = error
+        finally:
+            await stream.aclose()
+            arrived.put_nowait(ending)
+
+    tasks = [asyncio.create_task(drain(stream)) for stream in streams]
+    running = len(tasks)
+    try:
+        while running:
+            output = await arrived.get()
+            if isinstance(output, Exception):
+                raise output
+            if output is None:
+                running -= 1
+            else:
+                yield output
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+def _request(core: EngineCoreRequest) -> Request:
+    sampling = core.sampling_params
+    assert sampling is not None
+    return Request(
+        id=core.request_id,
+        prompt_token_ids=core.prompt_token_ids or (),
+        max_tokens=sampling.max_tokens or 0,
+        arrived_s=now(),
+        payload=core,
+        priority=core.priority,
+        continuable=continuable(core, sampling),
+        splittable=splittable(core, sampling),
+    )
+
+
+def _strip_transfer_parameters(core: EngineCoreRequest) -> None:
+    """Drop a client's own `kv_transfer_params`: an incomplete set can kill a decode engine, and where KV goes is ours."""
+    sampling = core.sampling_params
+    if sampling is not None and sampling.extra_args and "kv_transfer_params" in sampling.extra_args:
+        kept = {key: value for key, value in sampling.extra_args.items() if key != "kv_transfer_params"}
+        sampling.extra_args = kept or None
+
+
+def _graceful(error: ServeError) -> GracefulHTTPError:
+    return GracefulHTTPError(str(error), error.status)

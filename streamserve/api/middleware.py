@@ -1,0 +1,110 @@
+"""What every HTTP request passes through on its way to vLLM's application, and every response on its way out."""
+
+import json
+import uuid
+from http import HTTPStatus
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamserve.api import trace
+from streamserve.types import Decision
+
+PREFILL_LANE = b"x-streamserve-prefill-lane"
+DECODE_LANE = b"x-streamserve-decode-lane"
+REQUEST_ID = b"x-request-id"
+
+
+class HeadersMiddleware:
+    """Gives every request an id and every response the headers that name it and the lanes that served it.
+
+    The start of a response is held back until its body begins: by then the lanes are chosen, and a request that fails
+    before its first token has not yet been promised a 200.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        request_id = _request_id(scope)
+        noted: list[Decision] = []
+        trace.decisions.set(noted)
+        start: Message | None = None
+
+        async def held(message: Message) -> None:
+            nonlocal start
+            if message["type"] == "http.response.start":
+                start = message
+                return
+            if start is not None:
+                opening, start = start, None
+                opening["headers"] = [*opening.get("headers", ()), *_headers(request_id, noted)]
+                await send(opening)
+            await send(message)
+
+        await self._app(scope, receive, held)
+
+
+class BodyLimitMiddleware:
+    """Refuses a request body above a size with 413 before it is read whole."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = dict(scope["headers"]).get(b"content-length", b"0")
+        if not declared.isdigit() or int(declared) > self._max_bytes:
+            await self._refuse(send)
+            return
+        seen = 0
+
+        async def counted() -> Message:
+            nonlocal seen
+            message = await receive()
+            seen += len(message.get("body", b""))
+            if seen > self._max_bytes:
+                raise _TooLarge
+            return message
+
+        try:
+            await self._app(scope, counted, send)
+        except _TooLarge:
+            await self._refuse(send)
+
+    async def _refuse(self, send: Send) -> None:
+        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+        message = f"the request body is larger than {self._max_bytes} bytes: send less, or raise server.max_body_bytes"
+        error = {"message": message, "type": "BadRequestError", "param": None, "code": status.value}
+        body = json.dumps({"error": error}).encode()
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+        await send({"type": "http.response.start", "status": status.value, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+
+
+class _TooLarge(Exception):
+    """The body has outgrown the limit while it was read."""
+
+
+def _request_id(scope: Scope) -> bytes:
+    """The client's request id, or a new one that the application then finds as if the client had sent it."""
+    for name, value in scope["headers"]:
+        if name == REQUEST_ID and value:
+            given: bytes = value
+            return given
+    made = uuid.uuid4().hex.encode()
+    scope["headers"] = [*scope["headers"], (REQUEST_ID, made)]
+    return made
+
+
+def _headers(request_id: bytes, noted: list[Decision]) -> list[tuple[bytes, bytes]]:
+    headers = [(REQUEST_ID, request_id)]
+    if noted:
+        headers.append((PREFILL_LANE, ",".join(decision.prefill for decision in noted).encode()))
+        headers.append((DECODE_LANE, ",".join(decision.decode for decision in noted).encode()))
+    return headers

@@ -1,0 +1,185 @@
+"""`run`: from a configuration to a listening server, and down again on SIGINT or SIGTERM."""
+
+import asyncio
+import logging
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Coroutine, Sequence
+from contextlib import AsyncExitStack, closing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from streamserve.config import Config, ServerConfig
+from streamserve.errors import SetupError
+from streamserve.lanes.vllm import environment, model, version
+from streamserve.lanes.vllm.launch import Launcher, in_thread
+from streamserve.lanes.vllm.plan import LanePlan, available_cores, plan
+from streamserve.types import LaneId, Result
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
+T = TypeVar("T")
+
+logger = logging.getLogger(__name__)
+
+FRONT = LaneId("front")
+KEPT_LOG_FOLDERS = 10
+SHUTDOWN_S = 3
+"""How long open connections may take to end once their requests were ended."""
+
+
+class Startup(Protocol):
+    """Who is told how the start goes."""
+
+    def begin(self, model: str, lanes: Sequence[LaneId]) -> None: ...
+
+    def stage(self, lane: LaneId, text: str) -> None: ...
+
+    def ready(
+        self, url: str, model: str, lanes: Sequence[LaneId], pairs: Sequence[tuple[LaneId, LaneId]]
+    ) -> None: ...
+
+    def stopping(self) -> None: ...
+
+
+def run(config: Config, startup: Startup) -> None:
+    """Serve until SIGINT or SIGTERM; raises `StreamServeError` when the start fails."""
+    import uvloop
+
+    uvloop.run(_run(config, startup))
+
+
+async def _run(config: Config, startup: Startup) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    plans = plan(config, available_cores())
+    with closing(_listen(config.server)) as listener:
+        startup.begin(config.model, [lane.id for lane in plans])
+        async with AsyncExitStack() as down:
+            started = await _unless(stop, _start(config, plans, startup, down))
+            if started is not None:
+                app, name = started
+                startup.ready(_url(listener), name, [lane.id for lane in plans], config.stream_pairs())
+                await _serve(app, listener, stop)
+            startup.stopping()
+
+
+async def _start(
+    config: Config, plans: Sequence[LanePlan], startup: Startup, down: AsyncExitStack
+) -> tuple["ASGIApp", str]:
+    """Bring up lanes and front side by side; the application and the model's public name. What to undo goes on `down`."""
+    logs = _log_folder()
+    launcher = Launcher(config.device, logs)
+    launcher.prepare()
+    _prepare_front(config.device, logs / "front.log")
+    startup.stage(FRONT, "preparing the model")
+    path = str(await in_thread(lambda: model.resolve(config.model, lambda text: startup.stage(FRONT, text))))
+    startup.stage(FRONT, "importing vLLM")
+    await in_thread(_import_front)
+
+    from streamserve.api import app, front
+    from streamserve.build import assemble
+    from streamserve.lanes.vllm.lane import VllmLane
+
+    args = app.options(path, config.server)
+    startup.stage(FRONT, "loading the tokenizer")
+    parts = await in_thread(lambda: front.build(config, path, plans))
+    lanes = [
+        VllmLane(lane, path, config.engine, launcher, logs, parts.metrics.engine_step) for lane in plans
+    ]
+    serving = assemble(config, lanes, _log_result)
+    down.push_async_callback(serving.aclose)
+    startup.stage(FRONT, "ready")
+    client = parts.client(serving.scheduler)
+    application, _ = await asyncio.gather(
+        app.build(args, client, serving.scheduler, config.server), serving.start(startup.stage)
+    )
+    return application, app.served_name(path, config.server)
+
+
+async def _serve(app: "ASGIApp", listener: socket.socket, stop: asyncio.Event) -> None:
+    import uvicorn
+    from vllm.entrypoints.launchers.launcher import NoSignalServer
+
+    server = NoSignalServer(
+        uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S)
+    )
+    serving = asyncio.create_task(server.serve(sockets=[listener]))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    server.should_exit = True
+    await serving
+
+
+async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """The result of `work`, or None if `stop` was set first; the work is then cancelled and has ended."""
+    working = asyncio.create_task(work)
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    if working.done():
+        return working.result()
+    working.cancel()
+    await asyncio.gather(working, return_exceptions=True)
+    return None
+
+
+def _listen(server: ServerConfig) -> socket.socket:
+    """Bind before anything is loaded, so that a port in use is told at once; connections queue until the server is up."""
+    family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((server.host, server.port))
+    except OSError as error:
+        listener.close()
+        raise SetupError(
+            f"cannot listen on {server.host} port {server.port}: {error.strerror}; "
+            "choose another with --port (make serve: PORT=...), or stop what uses it"
+        ) from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _log_folder() -> Path:
+    """A new folder for this run's logs; the newest few of earlier runs are kept."""
+    root = model.cache_folder() / "logs"
+    folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in sorted(root.iterdir())[:-KEPT_LOG_FOLDERS]:
+        shutil.rmtree(old, ignore_errors=True)
+    return folder
+
+
+def _prepare_front(device: str, log: Path) -> None:
+    """Give vLLM's half in this process its environment, and its log a file instead of the terminal."""
+    os.environ.update({key: value for key, value in environment.shared(device).items() if key != "LD_PRELOAD"})
+    os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
+    handler = logging.FileHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    for name in ("vllm", "transformers"):
+        library = logging.getLogger(name)
+        library.handlers[:] = [handler]
+        library.propagate = False
+        library.setLevel(logging.INFO)
+
+
+def _import_front() -> None:
+    version.check()
+    import streamserve.api.app
+    import streamserve.api.front
+    import streamserve.lanes.vllm.lane  # noqa: F401
+
+
+def _log_result(result: Result) -> None:
+    logger.debug("%s", result)

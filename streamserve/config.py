@@ -1,0 +1,239 @@
+"""The configuration: frozen structs, decoded from YAML with `--set` overrides, and nothing else.
+
+Unknown keys, wrong types and impossible topologies raise `ConfigError` with the place and, where one is near, the right name.
+"""
+
+import difflib
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from streamserve.errors import ConfigError
+from streamserve.types import LaneId
+
+EMBEDDED_MODEL = "embedded"
+"""The model name that stands for the small model which setup prepares (SmolLM2-135M-Instruct)."""
+
+
+class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One lane: its name and its share of the machine."""
+
+    id: LaneId
+    cores: int | list[int] = 1
+    """CPU lanes: how many cores (0 = all), or which ones."""
+    gpus: list[int] = []
+    """GPU lanes: the device indices; several lanes may name the same device."""
+    memory_fraction: float = 0.9
+    """GPU lanes: share of the device's memory that this lane may take."""
+    tensor_parallel_size: int = 1
+
+
+class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What every lane's vLLM engine is given."""
+
+    dtype: str = "bfloat16"
+    max_model_len: int | None = None
+    """Tokens of prompt and output together; None = the model's own limit."""
+    kv_cache_gib: float = 1.0
+    """CPU lanes: memory for KV blocks, per lane."""
+    block_tokens: int | None = None
+    """Tokens per KV block; None = vLLM's choice for the device."""
+    max_running: int = 64
+    """Requests in one batch (vLLM's max_num_seqs)."""
+    max_step_tokens: int = 2048
+    """Tokens in one step (vLLM's max_num_batched_tokens)."""
+    extra: dict[str, Any] = {}
+    """Passed to vLLM's engine arguments as they are; wins over everything above."""
+
+
+class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Admission, retries, and how lanes come back."""
+
+    max_queued: int = 1024
+    """Requests that may wait for a place before new ones are refused with 429."""
+    max_dispatched: int = 512
+    """Requests on the lanes at once; the rest wait in StreamServe's own queue."""
+    max_attempts: int = 3
+    """Times a request that has sent nothing may be started before its error is reported."""
+    lane_wait_s: float = 30.0
+    """How long a request waits for a lane to come back when none is ready."""
+    restart_backoff_s: tuple[float, ...] = (0.5, 2.0, 8.0, 30.0)
+    """Pause before each successive restart of a lane; the last one repeats."""
+
+
+class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The HTTP endpoint."""
+
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: list[str] = []
+    served_model_name: str | None = None
+    """The name clients use; None = the model's own."""
+    max_body_bytes: int = 8 * 1024 * 1024
+    tool_call_parser: str | None = "hermes"
+    """vLLM's parser for `tool_choice="auto"`; None turns automatic tool choice off."""
+    extra: dict[str, Any] = {}
+    """Further options of vLLM's server by their flag name, e.g. {chat-template: file.jinja}."""
+
+
+class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Everything `streamserve serve` needs to know."""
+
+    lanes: list[LaneConfig]
+    device: Literal["cpu", "gpu"] = "cpu"
+    model: str = EMBEDDED_MODEL
+    pairs: list[tuple[LaneId, LaneId]] = []
+    """The stream pairs (prefill lane, decode lane) that a router may choose; empty = every lane with itself."""
+    share_cores: bool = False
+    """Allow lanes to share cores when the machine has too few (slow; for trying a layout out)."""
+    router: str = "least_loaded"
+    engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
+    scheduler: SchedulerConfig = msgspec.field(default_factory=SchedulerConfig)
+    server: ServerConfig = msgspec.field(default_factory=ServerConfig)
+
+    def stream_pairs(self) -> tuple[tuple[LaneId, LaneId], ...]:
+        return tuple(self.pairs) or tuple((lane.id, lane.id) for lane in self.lanes)
+
+
+def load(source: str, overrides: Sequence[str] = (), folder: Path | None = None) -> Config:
+    """The configuration in a file, or of a name in `folder`, with overrides of the form ``a.b.0.c=value`` applied.
+
+    Raises `ConfigError`.
+    """
+    document = _read(source, folder or config_folder())
+    for override in overrides:
+        _override(document, override)
+    try:
+        config = msgspec.convert(document, Config)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"{source}: {_explain(str(error))}") from error
+    _check(config)
+    return config
+
+
+def config_folder() -> Path:
+    """The folder of the configurations that ship with StreamServe."""
+    return Path(__file__).resolve().parent.parent / "configs"
+
+
+def names(folder: Path | None = None) -> list[str]:
+    """The names that `load` knows, sorted."""
+    return sorted(path.stem for path in (folder or config_folder()).glob("*.yaml"))
+
+
+def _read(source: str, folder: Path) -> dict[str, Any]:
+    path = Path(source) if source.endswith((".yaml", ".yml")) else folder / f"{source}.yaml"
+    try:
+        document = yaml.safe_load(path.read_text())
+    except OSError as error:
+        known = ", ".join(names(folder))
+        raise ConfigError(f"no configuration {source!r}: give a YAML file or one of {known}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{source} is not valid YAML: {error}") from error
+    if not isinstance(document, dict):
+        raise ConfigError(f"{source} must be a mapping of keys to values")
+    return document
+
+
+def _override(document: dict[str, Any], override: str) -> None:
+    path, separator, text = override.partition("=")
+    keys = path.strip().split(".")
+    if not separator or not all(keys):
+        raise ConfigError(f"--set {override!r}: write key=value, e.g. --set engine.max_running=16")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
+    node: Any = document
+    for key in keys[:-1]:
+        node = _step_into(node, key, override)
+    if isinstance(node, list):
+        node[_index(node, keys[-1], override)] = value
+    elif isinstance(node, dict):
+        node[keys[-1]] = value
+    else:
+        raise ConfigError(f"--set {override!r}: {keys[-2]!r} is a value, it has no keys")
+
+
+def _step_into(node: Any, key: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_index(node, key, override)]
+    if isinstance(node, dict):
+        if node.get(key) is None:
+            node[key] = {}
+        return node[key]
+    raise ConfigError(f"--set {override!r}: {key!r} is below a value that has no keys")
+
+
+def _index(items: list[Any], key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(items):
+        raise ConfigError(f"--set {override!r}: {key!r} must be a position from 0 to {len(items) - 1}")
+    return int(key)
+
+
+_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`(?: - at `\$\.?(?P<place>[^`]*)`)?")
+_STRUCTS: Mapping[str, type[msgspec.Struct]] = {
+    "": Config,
+    "lanes": LaneConfig,
+    "engine": EngineConfig,
+    "scheduler": SchedulerConfig,
+    "server": ServerConfig,
+}
+
+
+def _explain(message: str) -> str:
+    unknown = _UNKNOWN.match(message)
+    if not unknown:
+        return message
+    place = unknown["place"] or ""
+    struct = _STRUCTS.get(re.sub(r"\[.*\]", "", place))
+    known = list(struct.__struct_fields__) if struct else []
+    near = difflib.get_close_matches(unknown["name"], known, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+    return f"no key {unknown['name']!r}{f' in {place}' if place else ''}; {hint}"
+
+
+def _check(config: Config) -> None:
+    ids = [lane.id for lane in config.lanes]
+    if not ids:
+        raise ConfigError("lanes: at least one lane is needed")
+    if len(set(ids)) < len(ids):
+        raise ConfigError(f"lanes: every lane needs its own id, got {', '.join(ids)}")
+    for pair in config.pairs:
+        for lane in pair:
+            if lane not in ids:
+                raise ConfigError(f"pairs: no lane {lane!r}; lanes are {', '.join(ids)}")
+    for lane_config in config.lanes:
+        _check_lane(lane_config, config.device)
+    positive = {
+        "engine.kv_cache_gib": config.engine.kv_cache_gib,
+        "engine.max_running": config.engine.max_running,
+        "engine.max_step_tokens": config.engine.max_step_tokens,
+        "scheduler.max_dispatched": config.scheduler.max_dispatched,
+        "scheduler.max_attempts": config.scheduler.max_attempts,
+        "server.max_body_bytes": config.server.max_body_bytes,
+    }
+    for key, value in positive.items():
+        if value <= 0:
+            raise ConfigError(f"{key} must be above 0, got {value}")
+    if not 0 <= config.server.port <= 65535:
+        raise ConfigError(f"server.port must be between 0 and 65535, got {config.server.port}")
+    if not config.scheduler.restart_backoff_s:
+        raise ConfigError("scheduler.restart_backoff_s needs at least one pause")
+
+
+def _check_lane(lane: LaneConfig, device: str) -> None:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", lane.id):
+        raise ConfigError(f"lanes: id {lane.id!r} may hold letters, digits, '.', '_' and '-' only")
+    if lane.tensor_parallel_size < 1:
+        raise ConfigError(f"{lane.id}: tensor_parallel_size must be at least 1")
+    if device == "gpu" and len(lane.gpus) != lane.tensor_parallel_size:
+        raise ConfigError(
+            f"{lane.id}: name {lane.tensor_parallel_size} GPU(s) in gpus (one per tensor-parallel rank), got {lane.gpus}"
+        )
+    if device == "gpu" and not 0 < lane.memory_fraction <= 1:
+        raise ConfigError(f"{lane.id}: memory_fraction must be above 0 and at most 1, got {lane.memory_fraction}")

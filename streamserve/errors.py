@@ -1,0 +1,64 @@
+"""Every error that StreamServe raises on purpose, in one tree; each message says what to do.
+
+StreamServeError
+├── ConfigError            the configuration cannot work (unknown key, impossible topology, ...)
+├── SetupError             this machine cannot run it (vLLM's version, memory, a port in use, a model not found)
+├── LaneStartError         a lane's engine did not come up
+└── ServeError             one request could not be served; has an HTTP status
+    ├── Overloaded  429    the queue is full
+    ├── NoLane      503    no lane is ready
+    ├── LaneLost    503    the lane died under the request
+    └── Stopping    503    the server is shutting down
+"""
+
+from http import HTTPStatus
+
+
+class StreamServeError(Exception):
+    """Base of the tree."""
+
+
+class ConfigError(StreamServeError):
+    """The configuration cannot work."""
+
+
+class SetupError(StreamServeError):
+    """This machine cannot run what was asked for."""
+
+
+class LaneStartError(StreamServeError):
+    """A lane's engine did not come up."""
+
+
+class ServeError(StreamServeError):
+    """One request could not be served."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+    retry_after_s: float | None = None
+
+
+class Overloaded(ServeError):
+    """The admission queue is full."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+    retry_after_s = 1.0
+
+
+class NoLane(ServeError):
+    """No lane is ready to take the request."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after_s = 5.0
+
+
+class LaneLost(ServeError):
+    """The lane died under the request."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+    retry_after_s = 1.0
+
+
+class Stopping(ServeError):
+    """The server is shutting down."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE

@@ -1,0 +1,1 @@
+"""FlowGuard: where a request runs."""

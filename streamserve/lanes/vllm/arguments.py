@@ -1,0 +1,58 @@
+"""A lane's configuration as vLLM's engine arguments: plain data, so that it can cross to the lane's process."""
+
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from streamserve.config import EngineConfig
+from streamserve.lanes.vllm.plan import LanePlan
+
+if TYPE_CHECKING:
+    from vllm.config import VllmConfig
+
+GIB = 1024**3
+
+
+def engine_arguments(model: str, engine: EngineConfig, plan: LanePlan) -> dict[str, Any]:
+    """Keywords of vLLM's `AsyncEngineArgs`; a new KV-transfer identity at each call."""
+    arguments: dict[str, Any] = {
+        "model": model,
+        "dtype": engine.dtype,
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_running,
+        "max_num_batched_tokens": engine.max_step_tokens,
+        "tensor_parallel_size": plan.tensor_parallel_size,
+    }
+    if engine.block_tokens is not None:
+        arguments["block_size"] = engine.block_tokens
+    if plan.device == "cpu":
+        # Compiling takes 100 s more at start and gains nothing on these kernels.
+        arguments |= {"enforce_eager": True, "kv_cache_memory_bytes": int(engine.kv_cache_gib * GIB)}
+        if plan.tensor_parallel_size == 1:
+            arguments["distributed_executor_backend"] = "streamserve.lanes.vllm.executor.LaneExecutor"
+    else:
+        arguments["gpu_memory_utilization"] = plan.memory_fraction
+    if plan.transfers_kv:
+        arguments["kv_transfer_config"] = {
+            # The name stays vLLM's, which decides by it; the module makes it ours.
+            "kv_connector": "NixlConnector",
+            "kv_connector_module_path": "streamserve.lanes.vllm.connector",
+            # Every lane may play either part.
+            "kv_role": "kv_both",
+            "kv_buffer_device": "cpu" if plan.device == "cpu" else "cuda",
+            "kv_load_failure_policy": "recompute",
+            "engine_id": f"{plan.id}-{uuid.uuid4()}",
+            "kv_connector_extra_config": {"num_threads": 0} if plan.device == "cpu" else {},
+        }
+    return arguments | engine.extra
+
+
+def vllm_config(arguments: dict[str, Any]) -> "VllmConfig":
+    """vLLM's full configuration for these arguments; raises what vLLM raises on a model it cannot serve."""
+    from vllm.config import KVTransferConfig
+    from vllm.engine.arg_utils import AsyncEngineArgs
+    from vllm.usage.usage_lib import UsageContext
+
+    keywords = dict(arguments)
+    if transfer := keywords.get("kv_transfer_config"):
+        keywords["kv_transfer_config"] = KVTransferConfig(**transfer)
+    return AsyncEngineArgs(**keywords).create_engine_config(usage_context=UsageContext.OPENAI_API_SERVER)

@@ -1,0 +1,160 @@
+"""`VllmLane`: the `Lane` whose engine is vLLM in a process of its own.
+
+A request's `payload` is vLLM's `EngineCoreRequest`, a chunk's `output` its `EngineCoreOutput`.
+"""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vllm.v1.engine import EngineCoreOutputs
+
+from streamserve.clock import now
+from streamserve.config import EngineConfig
+from streamserve.errors import LaneLost
+from streamserve.lanes.vllm import arguments, environment
+from streamserve.lanes.vllm.handshake import Addresses, greet
+from streamserve.lanes.vllm.hops import continues, decode_hop, prefill_hop, release_hop
+from streamserve.lanes.vllm.launch import EngineProcess, Launcher, in_thread
+from streamserve.lanes.vllm.link import EngineLink
+from streamserve.lanes.vllm.plan import LanePlan
+from streamserve.lanes.vllm.process import EngineSpec
+from streamserve.lanes.vllm.stats import LaneMeter
+from streamserve.protocols import Lane, Progress, TokenStream
+from streamserve.types import KVHandle, LaneId, LaneSignals, LaneState, Prefilled, Request
+
+OnOutputs = Callable[[int, EngineCoreOutputs], None]
+"""Told of every engine step: the lane's index and what the engine reported."""
+
+
+class VllmLane:
+    """One vLLM engine."""
+
+    def __init__(
+        self,
+        plan: LanePlan,
+        model: str,
+        engine: EngineConfig,
+        launcher: Launcher,
+        log_folder: Path,
+        on_outputs: OnOutputs,
+    ) -> None:
+        self._plan = plan
+        self._model = model
+        self._engine = engine
+        self._launcher = launcher
+        self._log = log_folder / f"{plan.id}.log"
+        self._on_outputs = on_outputs
+        self._meter = LaneMeter(plan.id)
+        self._state = LaneState.STOPPED
+        self._starts = 0
+        self._error: str | None = None
+        self._process: EngineProcess | None = None
+        self._link: EngineLink | None = None
+
+    @property
+    def id(self) -> LaneId:
+        return self._plan.id
+
+    def signals(self) -> LaneSignals:
+        pid = self._process.pid if self._process else None
+        return self._meter.snapshot(self._current(), max(0, self._starts - 1), pid, self._error)
+
+    async def start(self, progress: Progress) -> None:
+        self._state = LaneState.STARTING
+        self._starts += 1
+        started_s = now()
+        try:
+            await self._bring_up(lambda stage: progress(self.id, stage))
+        except BaseException as error:
+            self._error = str(error)
+            await self._take_down(LaneState.LOST)
+            raise
+        self._error = None
+        self._state = LaneState.READY
+        progress(self.id, f"ready in {now() - started_s:.1f} s")
+
+    async def lost(self) -> str:
+        assert self._process is not None, "lost() is for a lane that was started"
+        reason = await self._process.exited()
+        self._error = reason
+        await self._take_down(LaneState.LOST)
+        return reason
+
+    async def prefill(self, request: Request) -> Prefilled:
+        hop = prefill_hop(request.payload)
+        stream = await self._ready_link().submit(hop)
+        try:
+            chunk = await anext(stream)
+        finally:
+            await stream.aclose()
+        output = chunk.output
+        if not continues(output):
+            return Prefilled(chunk, None)
+        kv = KVHandle(self.id, output.kv_transfer_params)
+        output.finish_reason = None
+        output.kv_transfer_params = None
+        return Prefilled(replace(chunk, finish=None), kv)
+
+    async def decode(self, request: Request, kv: KVHandle | None = None, sent: Sequence[int] = ()) -> TokenStream:
+        return await self._ready_link().submit(decode_hop(request.payload, kv, sent))
+
+    async def release(self, kv: KVHandle) -> None:
+        if self._link is not None:
+            await self._link.send(release_hop(kv.params["remote_request_id"], kv))
+
+    async def aclose(self) -> None:
+        await self._take_down(LaneState.STOPPED)
+
+    async def _bring_up(self, on_stage: Callable[[str], None]) -> None:
+        addresses = Addresses()
+        keywords = arguments.engine_arguments(self._model, self._engine, self._plan)
+        spec = EngineSpec(
+            self.id, keywords, environment.of_lane(self._plan), self._plan.cores, addresses.handshake, self._log
+        )
+        on_stage("waiting for vLLM's import")
+        self._process = process = await self._launcher.launch(spec, on_stage)
+        greeting = asyncio.ensure_future(greet(addresses))
+        exiting = asyncio.ensure_future(process.exited())
+        try:
+            await asyncio.wait((greeting, exiting), return_when=asyncio.FIRST_COMPLETED)
+            if exiting.done():
+                raise process.start_error(exiting.result())
+            config = await in_thread(lambda: arguments.vllm_config(keywords))
+            self._link = EngineLink(self.id, config, addresses, self._take_in)
+        finally:
+            greeting.cancel()
+            exiting.cancel()
+            await asyncio.gather(greeting, exiting, return_exceptions=True)
+            addresses.unlink()
+
+    async def _take_down(self, state: LaneState) -> None:
+        self._state = state
+        self._meter.forget_load()
+        link, self._link = self._link, None
+        process, self._process = self._process, None
+        if link is not None:
+            link.fail(f"{self.id} is gone: {self._error or 'it was stopped'}")
+            await link.close()
+        if process is not None:
+            await (process.stop() if state is LaneState.STOPPED else process.kill())
+
+    def _current(self) -> LaneState:
+        # An engine says that it is dying before its process has ended.
+        dying = self._state is LaneState.READY and self._link is not None and self._link.broken
+        return LaneState.LOST if dying else self._state
+
+    def _ready_link(self) -> EngineLink:
+        if self._link is None or self._current() is not LaneState.READY:
+            raise LaneLost(f"{self.id} is {self._current()}{f': {self._error}' if self._error else ''}")
+        return self._link
+
+    def _take_in(self, outputs: EngineCoreOutputs) -> None:
+        self._meter.observe(outputs)
+        self._on_outputs(self._plan.index, outputs)
+
+
+if TYPE_CHECKING:
+    _lane: type[Lane] = VllmLane

@@ -1,0 +1,161 @@
+"""The wire to one engine core: requests go in, outputs come back and are handed to the stream each belongs to.
+
+This stands where vLLM's `AsyncLLM` would: it shares vLLM's client (`AsyncMPClient`) with it but leaves tokenizing and
+detokenizing to the front, which does them once per request whichever lanes the request visits.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+
+from vllm.config import VllmConfig
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine.core_client import AsyncMPClient
+from vllm.v1.engine.exceptions import EngineDeadError
+from vllm.v1.executor import Executor
+
+from streamserve.errors import LaneLost
+from streamserve.lanes.vllm.handshake import Addresses
+from streamserve.types import Chunk, Finish, LaneId
+
+FINISH = {
+    FinishReason.STOP: Finish.STOP,
+    FinishReason.LENGTH: Finish.LENGTH,
+    FinishReason.ABORT: Finish.ABORT,
+    FinishReason.ERROR: Finish.ERROR,
+    FinishReason.REPETITION: Finish.STOP,
+}
+
+
+class EngineLink:
+    """Connection to a ready engine core; ends with `close` or when `fail` reports the engine's death."""
+
+    def __init__(
+        self,
+        lane: LaneId,
+        config: VllmConfig,
+        addresses: Addresses,
+        on_outputs: Callable[[EngineCoreOutputs], None],
+    ) -> None:
+        self.lane = lane
+        self._client = AsyncMPClient(
+            vllm_config=config,
+            executor_class=Executor.get_class(config),
+            log_stats=True,
+            client_addresses={"input_address": addresses.inputs, "output_address": addresses.outputs},
+        )
+        self._on_outputs = on_outputs
+        self._streams: dict[str, EngineStream] = {}
+        self._lost: str | None = None
+        self._pump = asyncio.create_task(self._receive(), name="engine outputs")
+
+    @property
+    def broken(self) -> bool:
+        """Whether the engine is known to be gone."""
+        return self._lost is not None
+
+    async def submit(self, request: EngineCoreRequest) -> "EngineStream":
+        """Send a request; returns its output stream. Raises `LaneLost`."""
+        if self._lost is not None:
+            raise LaneLost(self._lost)
+        stream = EngineStream(self, request.request_id)
+        self._streams[request.request_id] = stream
+        try:
+            await self._client.add_request_async(request)
+        except EngineDeadError as error:
+            del self._streams[request.request_id]
+            raise LaneLost("the lane's engine died") from error
+        except BaseException:
+            self.abort(request.request_id)
+            raise
+        return stream
+
+    def abort(self, request_id: str) -> None:
+        """Forget a request and have the engine free it; does nothing once it finished."""
+        if self._streams.pop(request_id, None) is not None and self._lost is None:
+            sending = asyncio.ensure_future(self._client.abort_requests_async([request_id]))
+            # A send that fails means the engine died, which `fail` is told by other means.
+            sending.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def send(self, request: EngineCoreRequest) -> None:
+        """Send a request whose outputs nobody waits for."""
+        if self._lost is None:
+            await self._client.add_request_async(request)
+
+    async def call(self, method: str, *arguments: object) -> object:
+        """Run a method of the engine core between two of its steps."""
+        return await self._client.call_utility_async(method, *arguments)
+
+    def fail(self, reason: str) -> None:
+        """The engine is gone: every stream raises `LaneLost`."""
+        if self._lost is not None:
+            return
+        self._lost = reason
+        for stream in self._streams.values():
+            stream.fail(reason)
+        self._streams.clear()
+
+    async def close(self) -> None:
+        """Close the sockets; the engine's process is not ours to end."""
+        self.fail("the lane was stopped")
+        self._pump.cancel()
+        await asyncio.gather(self._pump, return_exceptions=True)
+        self._client.shutdown()
+
+    async def _receive(self) -> None:
+        while True:
+            try:
+                outputs = await self._client.get_output_async()
+            except EngineDeadError:
+                self.fail("the lane's engine died")
+                return
+            for output in outputs.outputs:
+                stream = self._streams.get(output.request_id)
+                if stream is None:
+                    continue
+                if output.finished:
+                    del self._streams[output.request_id]
+                stream.push(output, outputs.timestamp)
+            self._on_outputs(outputs)
+
+
+class EngineStream:
+    """`TokenStream` of one request on one engine."""
+
+    def __init__(self, link: EngineLink, request_id: str) -> None:
+        self._link = link
+        self._request_id = request_id
+        self._chunks: deque[Chunk] = deque()
+        self._arrived = asyncio.Event()
+        self._ended = False
+        self._error: str | None = None
+
+    def __aiter__(self) -> "EngineStream":
+        return self
+
+    async def __anext__(self) -> Chunk:
+        while not self._chunks:
+            if self._ended:
+                raise StopAsyncIteration
+            if self._error is not None:
+                self._ended = True
+                raise LaneLost(self._error)
+            self._arrived.clear()
+            await self._arrived.wait()
+        chunk = self._chunks.popleft()
+        self._ended = self._ended or chunk.finish is not None
+        return chunk
+
+    async def aclose(self) -> None:
+        self._ended = True
+        self._chunks.clear()
+        self._link.abort(self._request_id)
+
+    def push(self, output: EngineCoreOutput, at_s: float) -> None:
+        finish = None if output.finish_reason is None else FINISH[output.finish_reason]
+        self._chunks.append(Chunk(output.new_token_ids, at_s, finish, output, self._link.lane))
+        self._arrived.set()
+
+    def fail(self, reason: str) -> None:
+        self._error = reason
+        self._arrived.set()

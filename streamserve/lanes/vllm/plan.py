@@ -1,0 +1,84 @@
+"""Which part of the machine each lane gets: cores, devices, memory. Pure functions of the configuration and the machine."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from streamserve.config import Config, LaneConfig
+from streamserve.errors import SetupError
+from streamserve.types import LaneId
+
+
+@dataclass(frozen=True, slots=True)
+class LanePlan:
+    """One lane's place: its index among the lanes and the hardware that is its own."""
+
+    id: LaneId
+    index: int
+    device: str
+    cores: tuple[int, ...] = ()
+    gpus: tuple[int, ...] = ()
+    memory_fraction: float = 0.9
+    tensor_parallel_size: int = 1
+    transfers_kv: bool = False
+    """Whether KV may enter or leave this lane: false for a lane that is alone."""
+
+
+def available_cores() -> tuple[int, ...]:
+    """One logical CPU of each physical core this process may run on, in order (a sibling thread adds little to AVX work)."""
+    cores: dict[str, int] = {}
+    for cpu in sorted(os.sched_getaffinity(0)):
+        siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
+        cores.setdefault(siblings.read_text().strip() if siblings.exists() else str(cpu), cpu)
+    return tuple(cores.values())
+
+
+def plan(config: Config, cores: Sequence[int]) -> tuple[LanePlan, ...]:
+    """Assign hardware to every lane.
+
+    Raises `SetupError` when the machine has too few cores.
+    """
+    transfers = len(config.lanes) > 1
+    if config.device == "gpu":
+        return tuple(
+            LanePlan(
+                lane.id, i, "gpu", (), tuple(lane.gpus), lane.memory_fraction, lane.tensor_parallel_size, transfers
+            )
+            for i, lane in enumerate(config.lanes)
+        )
+    assigned = _assign(config, cores)
+    return tuple(
+        LanePlan(lane.id, i, "cpu", own, (), 0.9, lane.tensor_parallel_size, transfers)
+        for i, (lane, own) in enumerate(zip(config.lanes, assigned, strict=True))
+    )
+
+
+def _assign(config: Config, cores: Sequence[int]) -> list[tuple[int, ...]]:
+    wanted = [_wanted(lane, cores) for lane in config.lanes]
+    taken = {core for lane in config.lanes if isinstance(lane.cores, list) for core in lane.cores}
+    free = [core for core in cores if core not in taken]
+    need = sum(count for lane, count in zip(config.lanes, wanted, strict=True) if isinstance(lane.cores, int))
+    if need > len(free) and not config.share_cores:
+        raise SetupError(
+            f"this layout needs {need + len(taken)} cores and this machine has {len(cores)}: choose another with "
+            "--config (see `streamserve doctor`), or try it out slowly with --set share_cores=true"
+        )
+    assigned = []
+    position = 0
+    for lane, count in zip(config.lanes, wanted, strict=True):
+        if isinstance(lane.cores, list):
+            assigned.append(tuple(lane.cores))
+            continue
+        assigned.append(tuple((free or cores)[(position + i) % len(free or cores)] for i in range(count)))
+        position += count
+    return assigned
+
+
+def _wanted(lane: LaneConfig, cores: Sequence[int]) -> int:
+    if isinstance(lane.cores, int):
+        return min(lane.cores or len(cores), len(cores))
+    missing = sorted(set(lane.cores) - set(cores))
+    if missing or not lane.cores:
+        raise SetupError(f"{lane.id}: cores {missing or '[]'} are not available here; available: {list(cores)}")
+    return len(lane.cores)

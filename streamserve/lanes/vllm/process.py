@@ -1,0 +1,93 @@
+"""The process of one lane: environment, cores, log, then vLLM's engine core until it is told to stop.
+
+Importing this module is cheap: the heavy imports happen in `run`, or before it in the process that lanes are forked from
+(`preload`).
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, Literal
+
+from streamserve.types import LaneId
+
+@dataclass(frozen=True, slots=True)
+class EngineSpec:
+    """All that a lane's process needs to know; plain data, it is pickled."""
+
+    lane: LaneId
+    arguments: dict[str, Any]
+    environment: dict[str, str]
+    cores: tuple[int, ...]
+    handshake_address: str
+    log: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A line from a starting lane to the front."""
+
+    kind: Literal["stage", "failed"]
+    text: str
+
+
+def run(spec: EngineSpec, reports: Connection) -> None:
+    """The process's main function: become the engine of a lane and serve until SIGTERM."""
+    os.environ.update(spec.environment)
+    # A session of its own: Ctrl-C in the terminal reaches the front only, and the lane's process group can be killed whole.
+    os.setsid()
+    _die_with_parent()
+    _log_to(spec.log)
+    if spec.cores:
+        os.sched_setaffinity(0, spec.cores)
+    try:
+        _serve(spec, reports)
+    except Exception as error:
+        reports.send(Report("failed", _one_line(error)))
+        raise
+
+
+def _serve(spec: EngineSpec, reports: Connection) -> None:
+    reports.send(Report("stage", "importing vLLM"))
+    from streamserve.lanes.vllm import arguments, version
+
+    version.check()
+    from vllm.v1.engine.core import EngineCoreProc
+    from vllm.v1.executor import Executor
+
+    reports.send(Report("stage", "reading the model's configuration"))
+    config = arguments.vllm_config(spec.arguments)
+    reports.send(Report("stage", "loading weights"))
+    EngineCoreProc.run_engine_core(
+        vllm_config=config,
+        local_client=True,
+        handshake_address=spec.handshake_address,
+        executor_class=Executor.get_class(config),
+        log_stats=True,
+    )
+
+
+def _die_with_parent() -> None:
+    """Have the kernel kill this process when the one that forked it ends, however it ends: no lane outlives its front."""
+    pr_set_pdeathsig = 1
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(pr_set_pdeathsig, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+
+
+def _log_to(path: Path) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os.dup2(descriptor, 1)
+    os.dup2(descriptor, 2)
+    os.close(descriptor)
+
+
+def _one_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"

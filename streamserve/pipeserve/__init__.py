@@ -1,0 +1,1 @@
+"""PipeServe: requests over one lane or two, and the lanes' lives."""

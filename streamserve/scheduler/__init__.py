@@ -1,0 +1,1 @@
+"""StreamScheduler: admission, decisions, retries, results."""

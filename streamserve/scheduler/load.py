@@ -1,0 +1,56 @@
+"""Load: the work on each lane, counted where it is dispatched, so never stale."""
+
+from collections.abc import Iterable
+
+from streamserve.types import Decision, LaneId, LaneLoad
+
+IDLE = LaneLoad()
+
+
+class Load:
+    """What has been dispatched to each lane and is not finished."""
+
+    def __init__(self) -> None:
+        self._lanes: dict[LaneId, LaneLoad] = {}
+
+    def of(self, lanes: Iterable[LaneId]) -> dict[LaneId, LaneLoad]:
+        """The load of each of these lanes."""
+        return {lane: self._lanes.get(lane, IDLE) for lane in lanes}
+
+    def add(self, lane: LaneId, prefill_requests: int = 0, prefill_tokens: int = 0, decode_requests: int = 0) -> None:
+        """Change a lane's counts by this much, up or down."""
+        load = self._lanes.get(lane, IDLE)
+        self._lanes[lane] = LaneLoad(
+            load.prefill_requests + prefill_requests,
+            load.prefill_tokens + prefill_tokens,
+            load.decode_requests + decode_requests,
+        )
+
+
+class Dispatched:
+    """One request's share of the load: as prefill until it is prefilled, as decode until it is finished.
+
+    Each part is taken off exactly once, however often its end is reported.
+    """
+
+    def __init__(self, load: Load, decision: Decision, prompt_tokens: int) -> None:
+        self._load = load
+        self._decision = decision
+        self._prompt_tokens = prompt_tokens
+        self._prefilling = True
+        self._decoding = True
+        load.add(decision.prefill, prefill_requests=1, prefill_tokens=prompt_tokens)
+        load.add(decision.decode, decode_requests=1)
+
+    def prefilled(self) -> None:
+        """Take the prefill part off."""
+        if self._prefilling:
+            self._prefilling = False
+            self._load.add(self._decision.prefill, prefill_requests=-1, prefill_tokens=-self._prompt_tokens)
+
+    def finished(self) -> None:
+        """Take off whatever is left."""
+        self.prefilled()
+        if self._decoding:
+            self._decoding = False
+            self._load.add(self._decision.decode, decode_requests=-1)

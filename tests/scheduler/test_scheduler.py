@@ -1,0 +1,348 @@
+"""StreamScheduler: admission, routing, counting, retries, results and shutting down."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
+
+import pytest
+
+from streamserve.errors import LaneLost, NoLane, Overloaded, ServeError, Stopping
+from streamserve.protocols import TokenStream
+from streamserve.stream import Stream
+from streamserve.types import Chunk, Decision, Finish, LaneId, LaneLoad, LaneSignals, LaneState, Request, Signals
+from tests.fakes import FakeLane, FlakyLane, expected_tokens, make_request, ticks
+from tests.scheduler.rack import Rack, read
+from tests.virtual import run
+
+ONE_PAIR = (("a", "b"),)
+LOST = LaneLost("lane b is lost; retry")
+
+
+async def test_a_request_is_served_counted_and_recorded() -> None:
+    async with Rack() as rack:
+        request = make_request(max_tokens=4, arrived_s=asyncio.get_running_loop().time(), continuable=True)
+        assert await read(rack.serve(request)) == expected_tokens(request)
+        (result,) = rack.results
+        assert (result.request_id, result.finish, result.error) == ("r", Finish.LENGTH, None)
+        assert (result.prompt_tokens, result.output_tokens, result.attempts) == (3, 4, 1)
+        assert [result.decision] == rack.decisions
+        assert result.ttft_s is not None
+        assert 0 < result.ttft_s < result.e2e_s
+        await rack.assert_empty()
+
+
+async def test_load_is_counted_from_dispatch_to_prefilled_to_the_end() -> None:
+    async with Rack(ONE_PAIR) as rack:
+        rack["a"].hold("prefill")
+        rack["b"].hold("token")
+        reading = rack.read(make_request(max_tokens=2))
+        await ticks()
+        decoding = LaneLoad(decode_requests=1)
+        assert rack.load == {LaneId("a"): LaneLoad(prefill_requests=1, prefill_tokens=3), LaneId("b"): decoding}
+        rack["a"].free()
+        await ticks()
+        assert rack.load == {LaneId("a"): LaneLoad(), LaneId("b"): decoding}
+        rack["b"].free()
+        await reading
+        await rack.assert_empty()
+
+
+async def test_requests_beyond_max_dispatched_wait_and_are_seen_as_queued() -> None:
+    async with Rack(ONE_PAIR, max_dispatched=2) as rack:
+        rack["a"].hold("prefill")
+        reading = [rack.read(make_request(f"r{n}")) for n in range(5)]
+        await ticks()
+        assert rack["a"].waiting("prefill") == 2
+        assert rack.scheduler.signals().queued == 3
+        rack["a"].free()
+        await asyncio.gather(*reading)
+        assert [result.request_id for result in rack.results] == [f"r{n}" for n in range(5)]
+        await rack.assert_empty()
+
+
+async def test_a_full_queue_refuses_before_and_after_the_response_has_started() -> None:
+    async with Rack(ONE_PAIR, max_dispatched=1, max_queued=1) as rack:
+        rack["a"].hold("prefill")
+        rack.scheduler.check(2)
+        reading = [rack.read(make_request(f"r{n}")) for n in range(2)]
+        await ticks()
+        with pytest.raises(Overloaded, match=r"retry later or raise scheduler\.max_queued"):
+            rack.scheduler.check()
+        with pytest.raises(Overloaded):
+            await read(rack.serve(make_request("refused")))
+        assert [(result.request_id, result.finish) for result in rack.results] == [("refused", Finish.ERROR)]
+        assert rack.results[0].decision is None
+        rack["a"].free()
+        await asyncio.gather(*reading)
+        await rack.assert_empty()
+
+
+async def test_the_place_is_free_when_the_finish_comes_out() -> None:
+    async with Rack(ONE_PAIR, max_dispatched=1) as rack:
+        stream = rack.serve(make_request(max_tokens=1))
+        assert (await anext(stream)).finish is Finish.LENGTH
+        assert len(rack.results) == 1
+        await rack.assert_empty()
+        await read(rack.serve(make_request("next", max_tokens=1)))
+        await stream.aclose()
+        assert [result.finish for result in rack.results] == [Finish.LENGTH] * 2
+
+
+@pytest.mark.parametrize("how", ["cancel", "aclose"])
+@pytest.mark.parametrize("where", ["queue", "prefill", "submit", "token"])
+async def test_ending_a_request_anywhere_leaves_nothing_and_records_an_abort(where: str, how: str) -> None:
+    async with Rack(ONE_PAIR, max_dispatched=1) as rack:
+        first = None
+        if where == "queue":
+            rack["a"].hold("prefill")
+            first = rack.read(make_request("first"))
+            await ticks()
+        for lane in rack.lanes.values():
+            lane.hold(where)
+        stream = rack.serve(make_request())
+        reading = asyncio.create_task(read(stream))
+        await ticks()
+        assert rack.scheduler.signals().queued == (where == "queue")
+        if how == "cancel":
+            reading.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await reading
+        else:
+            await stream.aclose()
+            assert await reading == []
+        (result,) = rack.results
+        assert (result.request_id, result.finish, result.error) == ("r", Finish.ABORT, None)
+        assert result.attempts == (where != "queue")
+        if first is not None:
+            rack["a"].free()
+            await first
+        await rack.assert_empty()
+
+
+async def test_closing_between_chunks_returns_when_the_lanes_are_free() -> None:
+    async with Rack(ONE_PAIR) as rack:
+        stream = rack.serve(make_request(continuable=True))
+        await anext(stream)
+        await stream.aclose()
+        assert all(lane.idle for lane in rack.lanes.values())
+        assert [(result.finish, result.output_tokens) for result in rack.results] == [(Finish.ABORT, 1)]
+        await rack.assert_empty()
+
+
+async def test_a_stream_closed_unread_is_an_abort() -> None:
+    async with Rack() as rack:
+        stream = rack.serve(make_request())
+        await stream.aclose()
+        await stream.aclose()
+        assert [(result.finish, result.attempts) for result in rack.results] == [(Finish.ABORT, 0)]
+        assert rack.decisions == []
+
+
+async def test_a_lane_that_dies_before_the_first_chunk_is_invisible() -> None:
+    async with Rack() as rack:
+        rack["a"].hold("prefill")
+        reading = rack.read(request := make_request())
+        await ticks()
+        rack["a"].die()
+        assert await reading == expected_tokens(request)
+        assert rack.chosen == [("a", "b"), ("c", "d")]
+        (result,) = rack.results
+        assert (result.attempts, result.finish, result.decision) == (2, Finish.LENGTH, rack.decisions[1])
+        await rack.assert_empty()
+
+
+def flaky_b(*losses: Exception | None) -> Callable[[FakeLane], FlakyLane]:
+    return lambda lane: FlakyLane(lane, {"chunk": losses} if lane.id == "b" else {})
+
+
+async def test_a_lane_that_failed_the_request_is_avoided_even_when_it_is_ready_again() -> None:
+    pairs = (("a", "b"), ("c", "b"), ("c", "d"))
+    async with Rack(pairs, flaky_b(LOST)) as rack:
+        assert await read(rack.serve(make_request())) == expected_tokens(make_request())
+        assert rack.chosen == [("a", "b"), ("c", "d")]
+
+
+async def test_only_the_lane_that_died_is_avoided() -> None:
+    async with Rack((("a", "b"), ("a", "d"), ("c", "d"))) as rack:
+        rack["b"].hold("token")
+        reading = rack.read(make_request())
+        await ticks()
+        rack["b"].die()
+        await reading
+        assert rack.chosen == [("a", "b"), ("a", "d")]
+
+
+async def test_a_lane_that_failed_the_request_is_used_again_when_no_other_is_ready() -> None:
+    async with Rack(ONE_PAIR, flaky_b(LOST)) as rack:
+        assert await read(rack.serve(make_request())) == expected_tokens(make_request())
+        assert rack.chosen == [("a", "b"), ("a", "b")]
+
+
+async def test_attempts_are_limited_and_the_error_says_what_to_do() -> None:
+    async with Rack(ONE_PAIR, flaky_b(LOST, LOST, LOST), max_attempts=2) as rack:
+        with pytest.raises(LaneLost, match=r"lane b is lost.*gave up after 2 attempts: retry later"):
+            await read(rack.serve(make_request()))
+        (result,) = rack.results
+        assert (result.finish, result.attempts, result.output_tokens) == (Finish.ERROR, 2, 0)
+        assert result.error is not None and "gave up after 2 attempts" in result.error
+        await rack.assert_empty()
+
+
+@pytest.mark.parametrize(("continuable", "tokens"), [(True, 2), (False, 1)])
+async def test_a_lane_that_dies_after_the_first_chunk_is_an_error(continuable: bool, tokens: int) -> None:
+    async with Rack(wrap=flaky_b(None, LOST)) as rack:
+        stream = rack.serve(make_request(continuable=continuable))
+        for _ in range(tokens):
+            await anext(stream)
+        with pytest.raises(LaneLost, match=rf"{tokens} tokens were sent already: send the request again"):
+            await anext(stream)
+        (result,) = rack.results
+        assert (result.finish, result.attempts, result.output_tokens) == (Finish.ERROR, 1, tokens)
+        await rack.assert_empty()
+
+
+def test_with_no_lane_ready_a_request_waits_for_one() -> None:
+    async def main() -> None:
+        async with Rack(ONE_PAIR) as rack:
+            for lane in rack.lanes.values():
+                lane.die()
+            reading = rack.read(request := make_request())
+            await ticks()
+            assert rack.decisions == []
+            assert await reading == expected_tokens(request)
+            assert asyncio.get_running_loop().time() == 1.0
+            await rack.assert_empty()
+
+    run(main())
+
+
+def test_the_wait_for_a_lane_is_limited() -> None:
+    async def main() -> None:
+        async with Rack(ONE_PAIR, lane_wait_s=30.0) as rack:
+            for lane in rack.lanes.values():
+                lane.hold("start")
+                lane.die()
+            with pytest.raises(NoLane, match=r"waited 30 s for a lane: no lane is ready \(a lost, b lost\)"):
+                await read(rack.serve(make_request()))
+            assert asyncio.get_running_loop().time() == 30.0
+            assert [(result.finish, result.attempts) for result in rack.results] == [(Finish.ERROR, 0)]
+            await rack.assert_empty()
+
+    run(main())
+
+
+@pytest.mark.parametrize("how", ["cancel", "aclose"])
+async def test_ending_a_request_that_waits_for_a_lane(how: str) -> None:
+    async with Rack(ONE_PAIR, max_dispatched=1) as rack:
+        for lane in rack.lanes.values():
+            lane.hold("start")
+            lane.die()
+        stream = rack.serve(make_request())
+        reading = asyncio.create_task(read(stream))
+        await ticks()
+        if how == "cancel":
+            reading.cancel()
+        else:
+            await stream.aclose()
+        await asyncio.gather(reading, return_exceptions=True)
+        assert [result.finish for result in rack.results] == [Finish.ABORT]
+        rack.scheduler.check()
+        await rack.assert_empty()
+
+
+async def test_close_ends_everything_with_stopping() -> None:
+    async with Rack(ONE_PAIR, max_dispatched=2) as rack:
+        rack["a"].hold("prefill")
+        between_chunks = rack.serve(make_request("between-chunks", continuable=True))
+        waiting_for_chunk = rack.read(make_request("waiting"))
+        await ticks()
+        rack["a"].free()
+        rack["b"].hold("token")
+        await anext(between_chunks)
+        queued = rack.read(make_request("queued"))
+        unread = rack.serve(make_request("unread"))
+        await ticks()
+        assert rack.scheduler.signals().queued == 1
+        await rack.scheduler.close()
+        await rack.scheduler.close()
+        for pending in (anext(between_chunks), waiting_for_chunk, queued, anext(unread)):
+            with pytest.raises(Stopping, match="shutting down; send the request again"):
+                await pending
+        for refuse in (lambda: rack.serve(make_request()), rack.scheduler.check):
+            with pytest.raises(Stopping):
+                refuse()
+        outcomes = {result.request_id: result.finish for result in rack.results}
+        assert outcomes == dict.fromkeys(["between-chunks", "waiting", "queued", "unread"], Finish.ERROR)
+        assert len(rack.results) == 4
+        await rack.assert_empty()
+
+
+class LocalEngine:
+    """One lane whose requests each play the same chunks."""
+
+    def __init__(self, *chunks: Chunk) -> None:
+        self.chunks = chunks
+
+    def signals(self) -> Mapping[LaneId, LaneSignals]:
+        return {LaneId("a"): LaneSignals(LaneId("a"), LaneState.READY, 0.0)}
+
+    def stream(self, request: Request, decision: Decision, on_prefilled: Callable[[], None]) -> TokenStream:
+        async def generate() -> AsyncGenerator[Chunk, None]:
+            on_prefilled()
+            for chunk in self.chunks:
+                yield chunk
+
+        return Stream(generate())
+
+
+async def test_output_that_stops_without_a_finish_is_a_loss() -> None:
+    async with Rack((("a", "a"),), engine=LocalEngine(Chunk((1,), 0.0))) as rack:
+        with pytest.raises(LaneLost, match="without a finish"):
+            await read(rack.serve(make_request()))
+        assert [result.finish for result in rack.results] == [Finish.ERROR]
+
+
+async def test_a_chunk_without_tokens_is_not_the_first_token() -> None:
+    engine = LocalEngine(Chunk((), 1.0), Chunk((7,), 2.0), Chunk((), 3.0, Finish.STOP))
+    async with Rack((("a", "a"),), engine=engine) as rack:
+        assert await read(rack.serve(make_request())) == [7]
+        (result,) = rack.results
+        assert (result.first_token_s, result.finished_s, result.output_tokens) == (2.0, 3.0, 1)
+
+
+async def test_an_unexpected_error_is_raised_as_it_is_and_recorded() -> None:
+    class BrokenRouter:
+        def route(self, request: Request, signals: Signals) -> Decision:
+            raise ZeroDivisionError
+
+    async with Rack() as rack:
+        rack.scheduler._router = BrokenRouter()
+        with pytest.raises(ZeroDivisionError):
+            await read(rack.serve(make_request()))
+        assert [(result.finish, result.error) for result in rack.results] == [(Finish.ERROR, "ZeroDivisionError")]
+        await rack.assert_empty()
+
+
+@pytest.mark.parametrize("pair", [("a", "b"), ("a", "a")])
+async def test_serving_starts_no_task(pair: tuple[str, str]) -> None:
+    async with Rack((pair,)) as rack:
+        created: list[object] = []
+        loop = asyncio.get_running_loop()
+
+        def factory(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> "asyncio.Task[Any]":
+            created.append(coro)
+            return asyncio.Task(coro, loop=loop, **kwargs)
+
+        loop.set_task_factory(factory)
+        try:
+            for n in range(3):
+                await read(rack.serve(make_request(f"r{n}", max_tokens=9, continuable=True)))
+        finally:
+            loop.set_task_factory(None)
+        assert created == []
+        assert len(rack.results) == 3
+
+
+def test_every_serving_error_has_a_status_of_its_own_kind() -> None:
+    statuses = {error: int(error.status) for error in (Overloaded, NoLane, LaneLost, Stopping, ServeError)}
+    assert statuses == {Overloaded: 429, NoLane: 503, LaneLost: 503, Stopping: 503, ServeError: 500}

@@ -1,0 +1,240 @@
+"""The command line: what each command does with its options, and how errors end it."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from types import ModuleType
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from streamserve import chat, cli, doctor
+from streamserve.config import Config, names
+from streamserve.doctor import Machine
+from streamserve.errors import LaneStartError
+from streamserve.types import LaneId
+from tests.test_doctor import LAPTOP
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture(autouse=True)
+def no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("STREAMSERVE_API_KEY", raising=False)
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
+    """Puts a made-up machine in place of this one."""
+
+    def put(made_up: Machine) -> None:
+        monkeypatch.setattr(doctor, "inspect_machine", lambda port=8000: replace(made_up, port=port))
+
+    put(LAPTOP)
+    return put
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch, machine: object) -> list[Config]:
+    """The configurations that a fake server was started with."""
+    started: list[Config] = []
+
+    def run(config: Config, startup: object) -> None:
+        started.append(config)
+
+    put_server(monkeypatch, run)
+    return started
+
+
+def put_server(monkeypatch: pytest.MonkeyPatch, run: Callable[..., None]) -> None:
+    module = ModuleType("streamserve.api.server")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "streamserve.api.server", module)
+
+
+def run_main(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """The exit status of the console script."""
+    monkeypatch.setattr(sys, "argv", ["streamserve", *arguments])
+    with pytest.raises(SystemExit) as end:
+        cli.main()
+    return end.value.code
+
+
+def test_importing_the_command_line_loads_nothing_heavy() -> None:
+    heavy = ["vllm", "torch", "transformers", "numpy", "httpx", "pynvml", "psutil", "rich.live"]
+    code = f"import sys, streamserve.cli; print([name for name in {heavy} if name in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+@pytest.mark.parametrize("command", ["serve", "chat", "doctor", "configs"])
+def test_each_command_has_help_with_examples(command: str) -> None:
+    result = RUNNER.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    lines = [line.strip() for line in result.stdout.splitlines()]
+    after = lines[lines.index("Examples:") + 1 :]
+    assert after[0].startswith("streamserve ")
+
+
+def test_version() -> None:
+    assert RUNNER.invoke(cli.app, ["--version"]).stdout == "streamserve 0.1.0\n"
+
+
+def test_configs_lists_every_name_with_its_first_line() -> None:
+    lines = RUNNER.invoke(cli.app, ["configs"]).stdout.splitlines()
+    assert [line.split()[0] for line in lines] == names()
+    assert "unified        One lane over all cores: plain vLLM behind StreamServe's front, no transfer." in lines
+
+
+def test_serve_chooses_for_the_machine_and_says_why(served: list[Config]) -> None:
+    result = RUNNER.invoke(cli.app, ["serve"])
+    assert result.exit_code == 0, result.output
+    assert "Configuration cpu-pair: chosen for 2 cores, no GPU to use; another with --config" in result.stdout
+    assert [lane.id for lane in served[0].lanes] == ["lane-0", "lane-1"]
+    assert served[0].model == "embedded"
+
+
+def test_serve_on_one_core_is_unified(served: list[Config], machine: Callable[[Machine], None]) -> None:
+    machine(replace(LAPTOP, core_ids=(0,)))
+    result = RUNNER.invoke(cli.app, ["serve"])
+    assert "Configuration unified: chosen for 1 core" in result.stdout
+    assert len(served[0].lanes) == 1
+
+
+def test_serve_passes_every_option_on(served: list[Config]) -> None:
+    options = ["--config", "unified", "--set", "engine.max_running=16", "--set", "server.port=1", "--port", "9000"]
+    options += ["--host", "::1", "--api-key", "123", "--api-key", "yes", "--router", "round_robin"]
+    result = RUNNER.invoke(cli.app, ["serve", "org/model: 1", *options])
+    assert result.exit_code == 0, result.output
+    (config,) = served
+    assert (config.model, config.router, config.engine.max_running) == ("org/model: 1", "round_robin", 16)
+    assert (config.server.host, config.server.port, config.server.api_keys) == ("::1", 9000, ["123", "yes"])
+
+
+def test_the_ready_block_asks_for_the_key_that_was_set(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
+    def run(config: Config, startup: object) -> None:
+        lane = LaneId("lane-0")
+        startup.ready("http://127.0.0.1:8000", "tiny", [lane], [(lane, lane)])  # type: ignore[attr-defined]
+
+    put_server(monkeypatch, run)
+    assert "$STREAMSERVE_API_KEY" in RUNNER.invoke(cli.app, ["serve"], env={"STREAMSERVE_API_KEY": "k"}).stdout
+    assert "$STREAMSERVE_API_KEY" not in RUNNER.invoke(cli.app, ["serve"]).stdout
+
+
+def test_a_wrong_configuration_is_one_line_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], served: list[Config]
+) -> None:
+    assert run_main(monkeypatch, "serve", "--set", "engine.max_runing=1") == 2
+    assert capsys.readouterr().err == "error: cpu-pair: no key 'max_runing' in engine; did you mean 'max_running'?\n"
+    assert served == []
+
+
+def test_an_error_of_ours_is_one_line_and_status_1(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: object
+) -> None:
+    def run(config: Config, startup: object) -> None:
+        raise LaneStartError("lane-0 [red]did not start:\n see its log")
+
+    put_server(monkeypatch, run)
+    assert run_main(monkeypatch, "serve") == 1
+    assert capsys.readouterr().err == "error: lane-0 [red]did not start: see its log\n"
+
+
+def test_a_machine_that_can_run_nothing_is_told_why(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    machine: Callable[[Machine], None],
+    served: list[Config],
+) -> None:
+    machine(replace(LAPTOP, packages={}))
+    assert run_main(monkeypatch, "serve") == 1
+    assert "(vLLM is not installed): see `streamserve doctor`" in capsys.readouterr().err
+    assert served == []
+
+
+def test_ctrl_c_ends_quietly_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: object
+) -> None:
+    def run(config: Config, startup: object) -> None:
+        raise KeyboardInterrupt
+
+    put_server(monkeypatch, run)
+    assert run_main(monkeypatch, "serve") == 130
+    assert capsys.readouterr().err == ""
+
+
+def test_an_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
+    def run(config: Config, startup: object) -> None:
+        raise ZeroDivisionError("a bug")
+
+    put_server(monkeypatch, run)
+    monkeypatch.setattr(sys, "argv", ["streamserve", "serve"])
+    with pytest.raises(ZeroDivisionError, match="a bug"):
+        cli.main()
+
+
+def test_doctor_says_what_runs_and_recommends(machine: Callable[[Machine], None]) -> None:
+    machine(replace(LAPTOP, port_free=False))
+    result = RUNNER.invoke(cli.app, ["doctor", "--port", "9000"])
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    warning = lines.index("  warning  port 9000 is taken")
+    assert lines[warning + 1].strip().startswith("stop its owner")
+    assert "  no   cpu-two-pairs  needs 4 cores; this process has 2 (0-1)" in lines
+    assert lines[-2:] == ["Recommended for 2 cores, no GPU to use", "  streamserve serve --config cpu-pair"]
+
+
+def test_doctor_fails_where_nothing_can_be_served(machine: Callable[[Machine], None]) -> None:
+    machine(replace(LAPTOP, packages={}))
+    result = RUNNER.invoke(cli.app, ["doctor"])
+    assert result.exit_code == 1
+    assert "Nothing can be served here yet" in result.stdout
+
+
+def test_doctor_gives_the_same_as_json(machine: object) -> None:
+    report = json.loads(RUNNER.invoke(cli.app, ["doctor", "--json"]).stdout)
+    assert report["machine"]["core_ids"] == [0, 1]
+    assert {finding["level"] for finding in report["findings"]} == {"ok"}
+    assert [entry["config"] for entry in report["configs"] if not entry["obstacles"]] == ["cpu-pair", "unified"]
+    assert report["command"] == "streamserve serve --config cpu-pair"
+
+
+@pytest.fixture
+def questions(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, object]]:
+    """The bodies that `streamserve chat` posts to a server that answers 'Hello'."""
+    asked: list[dict[str, object]] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"data": [{"id": "tiny"}]})
+        asked.append(json.loads(request.content))
+        return httpx.Response(200, text='data: {"choices":[{"delta":{"content":"Hello"}}]}\n\ndata: [DONE]\n\n')
+
+    client = httpx.Client(base_url="http://server", transport=httpx.MockTransport(answer))
+    monkeypatch.setattr(chat, "connect", lambda url, api_key: client)
+    return asked
+
+
+def test_chat_answers_a_prompt_on_stdout_and_its_summary_on_stderr(questions: list[dict[str, object]]) -> None:
+    result = RUNNER.invoke(cli.app, ["chat", "Hi", "--max-tokens", "9", "--temperature", "0", "--system", "Brief."])
+    assert (result.exit_code, result.stdout) == (0, "Hello\n")
+    assert result.stderr.startswith("TTFT ")
+    (body,) = questions
+    assert (body["model"], body["max_tokens"], body["temperature"]) == ("tiny", 9, 0)
+    assert body["messages"] == [{"role": "system", "content": "Brief."}, {"role": "user", "content": "Hi"}]
+
+
+def test_chat_asks_what_is_piped_in(questions: list[dict[str, object]]) -> None:
+    assert RUNNER.invoke(cli.app, ["chat", "--model", "other"], input="What?\n").stdout == "Hello\n"
+    assert questions[0]["model"] == "other"
+    assert questions[0]["messages"] == [{"role": "user", "content": "What?\n"}]
+
+
+def test_an_empty_prompt_is_refused(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], questions: list[dict[str, object]]
+) -> None:
+    assert run_main(monkeypatch, "chat", " ") == 2
+    assert "the prompt is empty" in capsys.readouterr().err
+    assert questions == []

