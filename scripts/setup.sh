@@ -20,7 +20,9 @@ main() {
   exec 9<scripts/setup.sh
   flock 9 # a second setup waits here, then finds its work done
   if up_to_date; then return; fi
-  if ! usable; then
+  if usable; then
+    PYTHON=$VENV/bin/python
+  else
     check_python
     rm -rf "$VENV"
     mkdir "$VENV"
@@ -30,7 +32,7 @@ main() {
   trap stop_ticker EXIT
   trap interrupted INT TERM
 
-  step 1 "making .venv with Python $(version)" make_venv
+  step 1 "making .venv with Python $(version "$PYTHON")" make_venv
   adopt_settings_of_pip
   step 2 "installing $(pin torch), its CPU build (190 MB)" install_torch
   step 3 "installing $(grep -c == requirements/cpu.txt) pinned packages (500 MB)" uv_install -r requirements/cpu.txt
@@ -58,22 +60,19 @@ check_platform() {
 }
 
 check_python() {
-  local choose="make setup PYTHON=python3.12"
+  local version choose="make setup PYTHON=python3.12"
   command -v "$PYTHON" >/dev/null || fail "no $PYTHON here: install Python 3.11, 3.12 or 3.13, or choose one: $choose"
-  case $(version) in
+  version=$(version "$PYTHON")
+  case $version in
     3.11.* | 3.12.* | 3.13.*) ;;
     "") fail "$PYTHON does not run: choose another Python: $choose" ;;
-    *) fail "$PYTHON is Python $(version), StreamServe needs 3.11, 3.12 or 3.13: choose one: $choose" ;;
+    *) fail "$PYTHON is Python $version, StreamServe needs 3.11, 3.12 or 3.13: choose one: $choose" ;;
   esac
   "$PYTHON" -c "import venv, ensurepip" 2>/dev/null ||
     fail "$PYTHON cannot make environments: install its venv package (e.g. apt install python3-venv), or choose another: $choose"
 }
 
-version() {
-  local python=$VENV/bin/python
-  [[ -x $python ]] || python=$PYTHON
-  "$python" -c 'import sys; print(".".join(map(str, sys.version_info[:3])))' 2>/dev/null || true
-}
+version() { "$1" -c 'import sys; print(".".join(map(str, sys.version_info[:3])))' 2>/dev/null || true; }
 
 make_venv() {
   [[ -x $VENV/bin/python ]] || "$PYTHON" -m venv "$VENV" || return
@@ -120,7 +119,7 @@ tick() { # repeats the step's line with the seconds so far and the installer's l
   local columns line
   columns=$(tput cols 2>/dev/null || echo 80)
   while sleep 1; do
-    line="$1: $((SECONDS - $2)) s  $(tail -n 1 "$LOG" 2>/dev/null)"
+    line="$1: $((SECONDS - $2)) s  $(grep -v '^WARNING' "$LOG" | tail -n 1)"
     printf '\r\033[K%s' "${line:0:columns-1}"
   done
 }

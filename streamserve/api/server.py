@@ -28,6 +28,7 @@ logger = logging.getLogger(__name__)
 
 FRONT = LaneId("front")
 KEPT_LOG_FOLDERS = 10
+BACKLOG = 2048
 SHUTDOWN_S = 3
 """How long open connections may take to end once their requests were ended."""
 
@@ -137,6 +138,7 @@ def _listen(server: ServerConfig) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((server.host, server.port))
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         raise SetupError(
