@@ -1,5 +1,5 @@
 # make serve PORT=8001 CONFIG=unified MODEL=/models/mine ARGS="--set engine.max_running=16"
-PYTHON ?= python3
+export PYTHON ?= python3
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -9,7 +9,7 @@ help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
 
 setup: ## Make .venv and prepare the embedded model (once; PYTHON= chooses the interpreter)
-	@PYTHON="$(PYTHON)" scripts/setup.sh
+	@exec scripts/setup.sh
 
 serve: setup ## Serve the embedded model (PORT=, CONFIG=, MODEL=, ARGS=)
 	@exec $(BIN)/streamserve serve $(if $(CONFIG),--config "$(CONFIG)") $(if $(MODEL),--set "model=$(MODEL)") \

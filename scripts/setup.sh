@@ -15,6 +15,7 @@ PYTORCH_INDEX=https://download.pytorch.org/whl/cpu
 ticker=
 
 main() {
+  [[ $# == 0 ]] || fail "takes no arguments; PYTHON=python3.12 scripts/setup.sh chooses the interpreter"
   if up_to_date; then return; fi
   check_platform
   exec 9<scripts/setup.sh
@@ -29,6 +30,7 @@ main() {
   fi
   touch "$INCOMPLETE"
   : >"$LOG"
+  exec 8>&2 # while a step runs, standard error is the log
   trap stop_ticker EXIT
   trap interrupted INT TERM
 
@@ -131,7 +133,7 @@ stop_ticker() {
 
 interrupted() {
   trap - INT TERM
-  printf '\nsetup: interrupted; the next make setup starts over with what is already downloaded\n' >&2
+  printf '\nsetup: interrupted; the next make setup starts over with what is already downloaded\n' >&8
   exit 130
 }
 
@@ -146,4 +148,4 @@ fail() {
   exit 1
 }
 
-main
+main "$@"

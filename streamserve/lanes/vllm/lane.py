@@ -51,6 +51,7 @@ class VllmLane:
         self._state = LaneState.STOPPED
         self._starts = 0
         self._error: str | None = None
+        self._addresses: Addresses | None = None
         self._process: EngineProcess | None = None
         self._link: EngineLink | None = None
 
@@ -109,7 +110,7 @@ class VllmLane:
         await self._take_down(LaneState.STOPPED)
 
     async def _bring_up(self, on_stage: Callable[[str], None]) -> None:
-        addresses = Addresses()
+        self._addresses = addresses = Addresses()
         keywords = arguments.engine_arguments(self._model, self._engine, self._plan)
         spec = EngineSpec(
             self.id, keywords, environment.of_lane(self._plan), self._plan.cores, addresses.handshake, self._log
@@ -128,7 +129,6 @@ class VllmLane:
             greeting.cancel()
             exiting.cancel()
             await asyncio.gather(greeting, exiting, return_exceptions=True)
-            addresses.unlink()
 
     async def _take_down(self, state: LaneState) -> None:
         self._state = state
@@ -138,8 +138,11 @@ class VllmLane:
         if link is not None:
             link.fail(f"{self.id} is gone: {self._error or 'it was stopped'}")
             await link.close()
+        addresses, self._addresses = self._addresses, None
         if process is not None:
             await (process.stop() if state is LaneState.STOPPED else process.kill())
+        if addresses is not None:
+            addresses.unlink()
 
     def _current(self) -> LaneState:
         # An engine says that it is dying before its process has ended.
