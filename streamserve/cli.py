@@ -15,7 +15,8 @@ from streamserve.errors import ConfigError, SetupError, StreamServeError
 
 # What a command needs beyond this is imported inside it: `streamserve --help` waits for no HTTP client or GPU driver.
 if TYPE_CHECKING:
-    from streamserve.doctor import Finding, Machine, Recommendation, Verdict
+    from streamserve.doctor import Finding, Recommendation, Verdict
+    from streamserve.machine import Machine
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -107,7 +108,8 @@ def _serve(config: Config, headline: str) -> None:
 
 
 def _default_config() -> tuple[str, str]:
-    from streamserve.doctor import inspect_machine, recommend
+    from streamserve.doctor import recommend
+    from streamserve.machine import inspect_machine
 
     machine = inspect_machine()
     verdicts = _verdicts(machine)
@@ -165,7 +167,8 @@ def doctor(
     port: Annotated[int, typer.Option(help="The port you mean to serve on.")] = 8000,
 ) -> None:
     """Say what this machine can serve and what is missing; exit status 1 if it can serve nothing."""
-    from streamserve.doctor import findings, inspect_machine, recommend
+    from streamserve.doctor import findings, recommend
+    from streamserve.machine import inspect_machine
 
     machine = inspect_machine(port)
     found, verdicts = findings(machine), _verdicts(machine)

@@ -97,6 +97,7 @@ class LaneSignals:
     """Share of the queried prompt tokens found in the prefix cache since start, 0..1."""
     steps: int = 0
     prompt_tokens_total: int = 0
+    """Prompt tokens computed on this lane: neither cached nor fetched from another."""
     output_tokens_total: int = 0
     restarts: int = 0
     pid: int | None = None

@@ -11,10 +11,10 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from streamserve import chat, cli, doctor
+from streamserve import chat, cli
 from streamserve.config import Config, names
-from streamserve.doctor import Machine
 from streamserve.errors import LaneStartError
+from streamserve.machine import Machine
 from streamserve.types import LaneId
 from tests.test_doctor import LAPTOP
 
@@ -31,7 +31,7 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[Machine], None]:
     """Puts a made-up machine in place of this one."""
 
     def put(made_up: Machine) -> None:
-        monkeypatch.setattr(doctor, "inspect_machine", lambda port=8000: replace(made_up, port=port))
+        monkeypatch.setattr("streamserve.machine.inspect_machine", lambda port=8000: replace(made_up, port=port))
 
     put(LAPTOP)
     return put

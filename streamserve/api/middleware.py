@@ -63,18 +63,29 @@ class BodyLimitMiddleware:
             await self._refuse(send)
             return
         seen = 0
+        answered = False
 
         async def counted() -> Message:
             nonlocal seen
             message = await receive()
             seen += len(message.get("body", b""))
             if seen > self._max_bytes:
-                raise _TooLarge
+                raise _TooLarge(f"the request body outgrew the limit of {self._max_bytes} bytes")
             return message
 
+        async def heard(message: Message) -> None:
+            # FastAPI makes a 400 of its own out of a body that cannot be read; only what came before that counts.
+            nonlocal answered
+            if answered or seen <= self._max_bytes:
+                answered = True
+                await send(message)
+
         try:
-            await self._app(scope, counted, send)
+            await self._app(scope, counted, heard)
         except _TooLarge:
+            if answered:
+                raise
+        if seen > self._max_bytes and not answered:
             await self._refuse(send)
 
     async def _refuse(self, send: Send) -> None:

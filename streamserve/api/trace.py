@@ -1,4 +1,4 @@
-"""Which decisions were taken for the HTTP request at hand: written where requests are served, read where headers are."""
+"""Which decisions were taken for the HTTP request at hand: written where it is served, read where headers are."""
 
 from contextvars import ContextVar
 

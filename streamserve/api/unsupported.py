@@ -19,7 +19,7 @@ def _refuse(what: str) -> NoReturn:
 class WithoutEngineControls(EngineClient):
     """Answers 501 to pooling, profiling, sleeping and pausing; requests are aborted by closing their generator."""
 
-    async def encode(
+    def encode(
         self,
         prompt: PromptType | EngineInput,
         pooling_params: PoolingParams,
@@ -31,7 +31,6 @@ class WithoutEngineControls(EngineClient):
         reasoning_ended: bool | None = None,
     ) -> AsyncGenerator[PoolingRequestOutput, None]:
         _refuse("pooling models")
-        yield  # makes this an asynchronous generator, as the protocol asks
 
     async def abort(self, request_id: str | Iterable[str]) -> None:
         _refuse("aborting by id: close the connection instead")

@@ -45,7 +45,7 @@ def of_lane(plan: LanePlan) -> dict[str, str]:
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(len(plan.cores)),
         "KMP_AFFINITY": f"granularity=fine,explicit,proclist=[{cores}]",
-        # After a step the threads wait this many ms before they sleep: long enough for the next step, short enough to idle.
+        # How many ms threads wait for the next step before they sleep: enough while busy, little when idle.
         "KMP_BLOCKTIME": "5",
     }
 

@@ -24,10 +24,12 @@ def prefill_hop(request: EngineCoreRequest) -> EngineCoreRequest:
     sampling = _sampling(request)
     if sampling.max_tokens == 1:
         return request
-    # A grammar, logprobs and the like concern tokens that the decode lane samples.
+    # With a grammar or logprobs it is the decode lane that samples the first token, so none drawn here may be the end.
+    samples_again = (sampling.structured_outputs, sampling.logprobs, sampling.logprob_token_ids) != (None, None, None)
     sampling.structured_outputs = None
     sampling.logprobs = None
-    sampling.min_tokens = min(sampling.min_tokens, 1)
+    sampling.logprob_token_ids = None
+    sampling.min_tokens = 1 if samples_again else min(sampling.min_tokens, 1)
     sampling.max_tokens = 1
     sampling.extra_args = {**(sampling.extra_args or {}), "kv_transfer_params": dict(HOLD_FOR_FETCHING)}
     hop = copy(request)

@@ -35,7 +35,11 @@ class Launcher:
     """Starts engine processes for one device kind."""
 
     def __init__(self, device: str, log_folder: Path) -> None:
-        self._variables = environment.shared(device) | {IMPORT_LOG: str(log_folder / "import.log")}
+        self._variables = environment.shared(device) | {
+            IMPORT_LOG: str(log_folder / "import.log"),
+            # A killed engine leaves its semaphores to multiprocessing's tracker, which removes them and complains.
+            "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
+        }
         self._forked = device == "cpu"
         self._context: BaseContext = get_context("forkserver" if self._forked else "spawn")
         if self._forked:

@@ -7,6 +7,8 @@ detokenizing to the front, which does them once per request whichever lanes the 
 import asyncio
 from collections import deque
 from collections.abc import Callable
+from copy import copy
+from itertools import count
 
 from vllm.config import VllmConfig
 from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
@@ -46,6 +48,7 @@ class EngineLink:
         )
         self._on_outputs = on_outputs
         self._streams: dict[str, EngineStream] = {}
+        self._numbers = count()
         self._lost: str | None = None
         self._pump = asyncio.create_task(self._receive(), name="engine outputs")
 
@@ -55,25 +58,31 @@ class EngineLink:
         return self._lost is not None
 
     async def submit(self, request: EngineCoreRequest) -> "EngineStream":
-        """Send a request; returns its output stream. Raises `LaneLost`."""
+        """Send a request; returns its output stream. Raises `LaneLost`.
+
+        The engine knows it under an id of its own: a request that comes a second time, after another lane died, must
+        not meet the first one here, whose KV the engine may still hold. Outputs carry the original id.
+        """
         if self._lost is not None:
             raise LaneLost(self._lost)
-        stream = EngineStream(self, request.request_id)
-        self._streams[request.request_id] = stream
+        sent = copy(request)
+        sent.request_id = f"{request.request_id}/{next(self._numbers)}"
+        stream = EngineStream(self, sent.request_id, request.request_id)
+        self._streams[sent.request_id] = stream
         try:
-            await self._client.add_request_async(request)
+            await self._client.add_request_async(sent)
         except EngineDeadError as error:
-            del self._streams[request.request_id]
+            self._streams.pop(sent.request_id, None)
             raise LaneLost("the lane's engine died") from error
         except BaseException:
-            self.abort(request.request_id)
+            self.abort(sent.request_id)
             raise
         return stream
 
-    def abort(self, request_id: str) -> None:
+    def abort(self, engine_request_id: str) -> None:
         """Forget a request and have the engine free it; does nothing once it finished."""
-        if self._streams.pop(request_id, None) is not None and self._lost is None:
-            sending = asyncio.ensure_future(self._client.abort_requests_async([request_id]))
+        if self._streams.pop(engine_request_id, None) is not None and self._lost is None:
+            sending = asyncio.ensure_future(self._client.abort_requests_async([engine_request_id]))
             # A send that fails means the engine died, which `fail` is told by other means.
             sending.add_done_callback(lambda done: done.cancelled() or done.exception())
 
@@ -122,8 +131,9 @@ class EngineLink:
 class EngineStream:
     """`TokenStream` of one request on one engine."""
 
-    def __init__(self, link: EngineLink, request_id: str) -> None:
+    def __init__(self, link: EngineLink, engine_request_id: str, request_id: str) -> None:
         self._link = link
+        self._engine_request_id = engine_request_id
         self._request_id = request_id
         self._chunks: deque[Chunk] = deque()
         self._arrived = asyncio.Event()
@@ -149,9 +159,10 @@ class EngineStream:
     async def aclose(self) -> None:
         self._ended = True
         self._chunks.clear()
-        self._link.abort(self._request_id)
+        self._link.abort(self._engine_request_id)
 
     def push(self, output: EngineCoreOutput, at_s: float) -> None:
+        output.request_id = self._request_id
         finish = None if output.finish_reason is None else FINISH[output.finish_reason]
         self._chunks.append(Chunk(output.new_token_ids, at_s, finish, output, self._link.lane))
         self._arrived.set()

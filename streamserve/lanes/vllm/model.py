@@ -44,7 +44,7 @@ def resolve(model: str, progress: Progress) -> Path | str:
 
 
 def embedded_model(progress: Progress) -> Path:
-    """The folder of SmolLM2-135M-Instruct in bfloat16, prepared if this machine does not have it yet (20 s to a minute).
+    """The folder of SmolLM2-135M-Instruct in bfloat16, prepared if it is not there yet (20 s to a minute).
 
     Raises `SetupError`.
     """

@@ -1,6 +1,7 @@
-"""Which part of the machine each lane gets: cores, devices, memory. Pure functions of the configuration and the machine."""
+"""Which part of the machine each lane gets: cores, devices, memory."""
 
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ class LanePlan:
 
 
 def available_cores() -> tuple[int, ...]:
-    """One logical CPU of each physical core this process may run on, in order (a sibling thread adds little to AVX work)."""
+    """One logical CPU of each physical core this process may run on, in order: a sibling adds little to AVX work."""
     cores: dict[str, int] = {}
     for cpu in sorted(os.sched_getaffinity(0)):
         siblings = Path(f"/sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list")
@@ -37,7 +38,7 @@ def available_cores() -> tuple[int, ...]:
 def plan(config: Config, cores: Sequence[int]) -> tuple[LanePlan, ...]:
     """Assign hardware to every lane.
 
-    Raises `SetupError` when the machine has too few cores.
+    Raises `SetupError` when the machine has too few cores, or a core is named twice.
     """
     transfers = len(config.lanes) > 1
     if config.device == "gpu":
@@ -56,28 +57,42 @@ def plan(config: Config, cores: Sequence[int]) -> tuple[LanePlan, ...]:
 
 def _assign(config: Config, cores: Sequence[int]) -> list[tuple[int, ...]]:
     wanted = [_wanted(lane, cores) for lane in config.lanes]
-    taken = {core for lane in config.lanes if isinstance(lane.cores, list) for core in lane.cores}
-    free = [core for core in cores if core not in taken]
-    need = sum(count for lane, count in zip(config.lanes, wanted, strict=True) if isinstance(lane.cores, int))
-    if need > len(free) and not config.share_cores:
-        raise SetupError(
-            f"this layout needs {need + len(taken)} cores and this machine has {len(cores)}: choose another with "
-            "--config (see `streamserve doctor`), or try it out slowly with --set share_cores=true"
-        )
+    named = Counter(core for lane in config.lanes if isinstance(lane.cores, list) for core in lane.cores)
+    free = [core for core in cores if core not in named]
+    if not config.share_cores:
+        _check_own(wanted, named, len(cores))
     assigned = []
     position = 0
     for lane, count in zip(config.lanes, wanted, strict=True):
         if isinstance(lane.cores, list):
-            assigned.append(tuple(lane.cores))
-            continue
-        assigned.append(tuple((free or cores)[(position + i) % len(free or cores)] for i in range(count)))
-        position += count
+            own = tuple(dict.fromkeys(lane.cores))
+        else:
+            pool = free or cores
+            own = tuple(pool[(position + i) % len(pool)] for i in range(min(count, len(pool))))
+            position += count
+        if len(own) < lane.tensor_parallel_size:
+            raise SetupError(
+                f"{lane.id}: its {lane.tensor_parallel_size} tensor-parallel ranks need a core each and it has "
+                f"{len(own)}: give it more cores, or a smaller tensor_parallel_size"
+            )
+        assigned.append(own)
     return assigned
+
+
+def _check_own(wanted: Sequence[int], named: Counter[int], available: int) -> None:
+    sharing = "or try it out slowly with --set share_cores=true"
+    if twice := sorted(core for core, times in named.items() if times > 1):
+        raise SetupError(f"cores {twice} are named more than once: give every lane its own, {sharing}")
+    if sum(wanted) > available:
+        raise SetupError(
+            f"this layout needs {sum(wanted)} cores and this machine has {available}: choose another with "
+            f"--config (see `streamserve doctor`), {sharing}"
+        )
 
 
 def _wanted(lane: LaneConfig, cores: Sequence[int]) -> int:
     if isinstance(lane.cores, int):
-        return min(lane.cores or len(cores), len(cores))
+        return lane.cores or len(cores)
     missing = sorted(set(lane.cores) - set(cores))
     if missing or not lane.cores:
         raise SetupError(f"{lane.id}: cores {missing or '[]'} are not available here; available: {list(cores)}")

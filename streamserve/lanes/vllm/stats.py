@@ -26,7 +26,7 @@ class LaneMeter:
         for output in outputs.outputs:
             self._output_tokens += len(output.new_token_ids)
             if output.prefill_stats is not None:
-                self._prompt_tokens += output.prefill_stats.num_prompt_tokens
+                self._prompt_tokens += output.prefill_stats.num_computed_tokens
         stats = outputs.scheduler_stats
         if stats is None:
             return

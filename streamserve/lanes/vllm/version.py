@@ -10,7 +10,7 @@ SUPPORTED = "0.32.0"
 def check() -> None:
     """Import vLLM and compare its version; raises `SetupError` when it is missing or another one."""
     if find_spec("vllm") is None:
-        raise SetupError("vLLM is not installed: run `make setup`, or on a GPU machine `pip install 'streamserve[gpu]'`")
+        raise SetupError("vLLM is not installed: run `make setup`, or on a GPU `pip install 'streamserve[gpu]'`")
     import vllm
 
     if vllm.__version__.split("+")[0] != SUPPORTED:

@@ -1,0 +1,254 @@
+"""What every HTTP request passes through: headers held until the body begins, and the limit of the body."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from pydantic import BaseModel
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from streamserve.api import trace
+from streamserve.api.middleware import BodyLimitMiddleware, HeadersMiddleware
+from tests.fakes import pair
+
+START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
+MORE: Message = {"type": "http.response.body", "body": b"one ", "more_body": True}
+LAST: Message = {"type": "http.response.body", "body": b"two"}
+
+
+async def reply(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with two chunks."""
+    for message in (START, MORE, LAST):
+        await send(dict(message))
+
+
+async def call(
+    app: ASGIApp, headers: Iterable[tuple[bytes, bytes]] = (), bodies: Iterable[bytes] = ()
+) -> list[Message]:
+    """What the application sends when the body arrives in these pieces."""
+    sent: list[Message] = []
+    pieces = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
+    arriving = iter([*pieces, {"type": "http.request", "body": b"", "more_body": False}])
+
+    async def receive() -> Message:
+        return next(arriving, {"type": "http.disconnect"})
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app({"type": "http", "headers": list(headers)}, receive, send)
+    return sent
+
+
+def header(start: Message, name: bytes) -> bytes | None:
+    return dict(start["headers"]).get(name)
+
+
+def deciding(*pairs: tuple[str, str]) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+    """An application that has its lanes chosen after it has started its response."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send(dict(START))
+        for lanes in pairs:
+            trace.record(pair(*lanes))
+        await send(dict(LAST))
+
+    return app
+
+
+class TestHeaders:
+    async def test_a_response_names_its_lanes_and_keeps_its_own_headers(self) -> None:
+        start, body = await call(HeadersMiddleware(deciding(("a", "b"))))
+        assert (start["status"], body) == (200, LAST)
+        assert header(start, b"content-type") == b"text/plain"
+        assert (header(start, b"x-streamserve-prefill-lane"), header(start, b"x-streamserve-decode-lane")) == (
+            b"a",
+            b"b",
+        )
+
+    async def test_every_decision_of_a_request_is_named_in_order(self) -> None:
+        start, _ = await call(HeadersMiddleware(deciding(("a", "b"), ("c", "d"))))
+        assert header(start, b"x-streamserve-prefill-lane") == b"a,c"
+        assert header(start, b"x-streamserve-decode-lane") == b"b,d"
+
+    async def test_a_response_without_lanes_names_none(self) -> None:
+        start, *_ = await call(HeadersMiddleware(reply))
+        assert not any(name.startswith(b"x-streamserve") for name, _ in start["headers"])
+
+    async def test_one_request_does_not_see_the_lanes_of_another(self) -> None:
+        app = HeadersMiddleware(deciding(("a", "b")))
+        for _ in range(2):
+            start, _ = await call(app)
+            assert header(start, b"x-streamserve-prefill-lane") == b"a"
+
+    async def test_the_start_is_held_back_until_the_body_begins(self) -> None:
+        sent: list[Message] = []
+        seen: list[int] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            for message in (START, MORE, LAST):
+                await send(dict(message))
+                seen.append(len(sent))
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await HeadersMiddleware(app)({"type": "http", "headers": []}, _never, send)
+        assert seen == [0, 2, 3]
+        assert [message["type"] for message in sent] == [START["type"], MORE["type"], LAST["type"]]
+
+    async def test_a_failure_before_the_body_has_promised_nothing(self) -> None:
+        sent: list[Message] = []
+
+        async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(dict(START))
+            raise RuntimeError("no first token")
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        with pytest.raises(RuntimeError, match="no first token"):
+            await HeadersMiddleware(failing)({"type": "http", "headers": []}, _never, send)
+        assert sent == []
+
+    async def test_the_clients_request_id_is_kept_and_returned(self) -> None:
+        seen: list[Scope] = []
+        start, *_ = await call(HeadersMiddleware(_noting(seen)), [(b"x-request-id", b"mine")])
+        assert header(start, b"x-request-id") == b"mine"
+        assert seen[0]["headers"] == [(b"x-request-id", b"mine")]
+
+    @pytest.mark.parametrize("given", [[], [(b"x-request-id", b"")]])
+    async def test_a_request_without_an_id_gets_one_that_the_application_sees(
+        self, given: list[tuple[bytes, bytes]]
+    ) -> None:
+        seen: list[Scope] = []
+        ids = {header((await call(HeadersMiddleware(_noting(seen)), given))[0], b"x-request-id") for _ in range(2)}
+        assert len(ids) == 2
+        assert {dict(scope["headers"])[b"x-request-id"] for scope in seen} == ids
+
+    async def test_other_scopes_pass_untouched(self) -> None:
+        await _assert_untouched(HeadersMiddleware)
+
+
+class TestBodyLimit:
+    async def test_a_body_at_the_limit_passes(self) -> None:
+        read: list[bytes] = []
+        sent = await call(BodyLimitMiddleware(_reading(read), 6), [(b"content-length", b"6")], [b"abc", b"def"])
+        assert sent == [START, MORE, LAST]
+        assert b"".join(read) == b"abcdef"
+
+    @pytest.mark.parametrize("declared", [b"7", b"99999999999999999999", b"-1", b"", b"six"])
+    async def test_a_declared_length_that_is_too_large_or_none_is_refused_unread(self, declared: bytes) -> None:
+        seen: list[Scope] = []
+        _assert_refused(await call(BodyLimitMiddleware(_noting(seen), 6), [(b"content-length", declared)]), 6)
+        assert seen == []
+
+    @pytest.mark.parametrize("headers", [[], [(b"content-length", b"3")]])
+    async def test_a_body_that_outgrows_the_limit_is_refused(self, headers: list[tuple[bytes, bytes]]) -> None:
+        read: list[bytes] = []
+        _assert_refused(
+            await call(BodyLimitMiddleware(_reading(read), 6), headers, [b"abcd", b"efg", b"never read"]), 6
+        )
+        assert read == [b"abcd"]
+
+    async def test_a_response_that_has_begun_is_broken_off(self) -> None:
+        sent: list[Message] = []
+
+        async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+            await send(dict(START))
+            sent.append(await receive())
+
+        with pytest.raises(Exception, match="outgrew the limit of 2 bytes"):
+            await call(BodyLimitMiddleware(echo, 2), bodies=[b"abc"])
+        assert sent == []
+
+    async def test_an_application_that_makes_its_own_error_of_it_is_not_heard(self) -> None:
+        async with _client(BodyLimitMiddleware(_validating(), 20)) as http:
+            within = await http.post("/", content=_chunks(b'{"text": ', b'"short"}'))
+            beyond = await http.post("/", content=_chunks(b'{"text": ', b'"rather too long"}'))
+        assert (within.status_code, within.json()) == (200, "short")
+        assert (beyond.status_code, beyond.json()["error"]["code"]) == (413, 413)
+        assert "server.max_body_bytes" in beyond.json()["error"]["message"]
+
+    async def test_a_refusal_has_a_request_id_as_well(self) -> None:
+        start, _ = await call(HeadersMiddleware(BodyLimitMiddleware(reply, 1)), [(b"content-length", b"2")])
+        assert start["status"] == 413
+        assert header(start, b"x-request-id")
+
+    async def test_other_scopes_pass_untouched(self) -> None:
+        await _assert_untouched(lambda app: BodyLimitMiddleware(app, 0))
+
+
+async def test_streamed_text_arrives_whole_through_both() -> None:
+    async with _client(HeadersMiddleware(BodyLimitMiddleware(reply, 10))) as http:
+        response = await http.post("/", content=b"question")
+    assert (response.status_code, response.text) == (200, "one two")
+    assert response.headers["x-request-id"]
+
+
+def _client(app: ASGIApp) -> httpx.AsyncClient:
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+
+
+def _noting(seen: list[Scope]) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(scope)
+        await reply(scope, receive, send)
+
+    return app
+
+
+def _reading(read: list[bytes]) -> ASGIApp:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        while (message := await receive())["more_body"]:
+            read.append(message["body"])
+        await reply(scope, receive, send)
+
+    return app
+
+
+def _validating() -> FastAPI:
+    class Question(BaseModel):
+        text: str
+
+    app = FastAPI()
+
+    @app.post("/")
+    async def ask(question: Question) -> str:
+        return question.text
+
+    return app
+
+
+async def _chunks(*chunks: bytes) -> AsyncIterator[bytes]:
+    for chunk in chunks:
+        yield chunk
+
+
+async def _never() -> Message:
+    raise AssertionError("nobody asked for the body")
+
+
+def _assert_refused(sent: list[Message], limit: int) -> None:
+    start, body = sent
+    assert start["status"] == 413
+    assert header(start, b"content-length") == str(len(body["body"])).encode()
+    assert f"larger than {limit} bytes".encode() in body["body"]
+
+
+async def _assert_untouched(wrap: Callable[[ASGIApp], ASGIApp]) -> None:
+    """The application gets the very same scope and callables."""
+    seen: list[tuple[object, object, object]] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append((scope, receive, send))
+
+    async def send(message: Message) -> None:
+        raise AssertionError("nobody sends anything")
+
+    for kind in ("lifespan", "websocket"):
+        scope: Scope = {"type": kind, "headers": []}
+        await wrap(app)(scope, _never, send)
+        assert seen.pop() == (scope, _never, send)
+        assert scope == {"type": kind, "headers": []}

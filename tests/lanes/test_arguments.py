@@ -1,0 +1,73 @@
+"""A lane's configuration as vLLM's engine arguments."""
+
+import json
+from typing import Any
+
+import pytest
+
+from streamserve.config import EngineConfig
+from streamserve.lanes.vllm.arguments import GIB, engine_arguments
+from streamserve.lanes.vllm.plan import LanePlan
+from streamserve.types import LaneId
+
+
+def arguments(device: str = "cpu", engine: EngineConfig | None = None, **plan: Any) -> dict[str, Any]:
+    return engine_arguments("tiny", engine or EngineConfig(), LanePlan(LaneId("lane-0"), 0, device, **plan))
+
+
+def test_the_engine_is_configured_as_every_lane_is() -> None:
+    engine = EngineConfig(dtype="float32", max_model_len=512, block_tokens=32, max_running=8, max_step_tokens=256)
+    given = arguments(engine=engine)
+    assert (given["model"], given["dtype"], given["max_model_len"], given["block_size"]) == ("tiny", "float32", 512, 32)
+    assert (given["max_num_seqs"], given["max_num_batched_tokens"]) == (8, 256)
+
+
+def test_the_block_size_is_left_to_vllm_unless_chosen() -> None:
+    assert "block_size" not in arguments()
+
+
+def test_a_cpu_lane_has_its_own_memory_and_runs_in_one_process() -> None:
+    given = arguments("cpu", EngineConfig(kv_cache_gib=1.5))
+    assert given["kv_cache_memory_bytes"] == 1.5 * GIB
+    assert given["enforce_eager"] is True
+    assert given["distributed_executor_backend"] == "streamserve.lanes.vllm.executor.LaneExecutor"
+    assert "gpu_memory_utilization" not in given
+
+
+def test_a_tensor_parallel_cpu_lane_keeps_the_executor_that_starts_its_ranks() -> None:
+    given = arguments("cpu", tensor_parallel_size=2)
+    assert given["tensor_parallel_size"] == 2
+    assert "distributed_executor_backend" not in given
+
+
+def test_a_gpu_lane_has_its_share_of_the_device() -> None:
+    given = arguments("gpu", memory_fraction=0.45)
+    assert given["gpu_memory_utilization"] == 0.45
+    assert not {"enforce_eager", "kv_cache_memory_bytes", "distributed_executor_backend"} & given.keys()
+
+
+@pytest.mark.parametrize(("device", "buffer"), [("cpu", "cpu"), ("gpu", "cuda")])
+def test_kv_is_transferred_by_our_connector_where_there_is_another_lane(device: str, buffer: str) -> None:
+    assert "kv_transfer_config" not in arguments(device)
+    transfer = arguments(device, transfers_kv=True)["kv_transfer_config"]
+    assert transfer["kv_connector_module_path"] == "streamserve.lanes.vllm.connector"
+    assert (transfer["kv_connector"], transfer["kv_role"]) == ("NixlConnector", "kv_both")
+    assert transfer["kv_buffer_device"] == buffer
+    assert transfer["kv_load_failure_policy"] == "recompute"
+
+
+def test_every_start_of_a_lane_is_a_new_transfer_identity() -> None:
+    ids = [arguments(transfers_kv=True)["kv_transfer_config"]["engine_id"] for _ in range(2)]
+    assert ids[0] != ids[1]
+    assert all(engine_id.startswith("lane-0-") for engine_id in ids)
+
+
+def test_what_the_user_passes_through_wins() -> None:
+    extra = {"enforce_eager": False, "seed": 7, "kv_transfer_config": None}
+    given = arguments(engine=EngineConfig(extra=extra), transfers_kv=True)
+    assert given.items() >= extra.items()
+
+
+def test_the_arguments_are_plain_data() -> None:
+    given = arguments(transfers_kv=True)
+    assert json.loads(json.dumps(given)) == given
