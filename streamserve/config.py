@@ -58,7 +58,9 @@ class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_dispatched: int = 512
     """Requests on the lanes at once; the rest wait in StreamServe's own queue."""
     max_attempts: int = 3
-    """Times a request that has sent nothing may be started before its error is reported."""
+    """Times a request may be started before its error is reported."""
+    resume: bool = True
+    """Whether a request whose lane dies after its first token goes on on another lane, where its sampling allows it."""
     lane_wait_s: float = 30.0
     """How long a request waits for a lane to come back when none is ready."""
     restart_backoff_s: tuple[float, ...] = (0.5, 2.0, 8.0, 30.0)

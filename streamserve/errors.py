@@ -13,6 +13,8 @@ StreamServeError
 
 from http import HTTPStatus
 
+from streamserve.types import LaneId
+
 
 class StreamServeError(Exception):
     """Base of the tree."""
@@ -52,10 +54,14 @@ class NoLane(ServeError):
 
 
 class LaneLost(ServeError):
-    """The lane died under the request."""
+    """The lane died under the request; `lane` says which one, where that is known."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
     retry_after_s = 1.0
+
+    def __init__(self, message: str, *, lane: LaneId | None = None) -> None:
+        super().__init__(message)
+        self.lane = lane
 
 
 class Stopping(ServeError):

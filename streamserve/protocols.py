@@ -75,8 +75,13 @@ class Engine(Protocol):
 
     def signals(self) -> Mapping[LaneId, LaneSignals]: ...
 
-    def stream(self, request: Request, decision: Decision, on_prefilled: Callable[[], None]) -> TokenStream:
-        """Run the request on the decision's pair; `on_prefilled` is called once, when its prefill work is done."""
+    def stream(
+        self, request: Request, decision: Decision, on_prefilled: Callable[[], None], sent: Sequence[int] = ()
+    ) -> TokenStream:
+        """Run the request on the decision's pair; `on_prefilled` is called once, when its prefill work is done.
+
+        sent: output tokens that the client already has; the decode lane alone computes their KV and goes on after them.
+        """
         ...
 
 

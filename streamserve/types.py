@@ -42,10 +42,10 @@ class Request:
     payload: Any = None
     priority: int = 0
     continuable: bool = False
-    """Whether the prefill lane's first token may be sent at once and continued from on another lane.
+    """Whether an engine that is given the prompt and the tokens sent so far goes on exactly.
 
-    False where the decode lane must sample the first token itself because its sampler keeps state about output tokens
-    (seed, penalties, structured output, logprobs).
+    Then the prefill lane's first token may be sent at once, and a request whose lane died may resume on another.
+    False where the sampler keeps state about output tokens (seed, penalties, structured output, logprobs).
     """
     splittable: bool = True
     """Whether prefill and decode may be on two lanes; False where one engine must see all (logprobs of the prompt)."""

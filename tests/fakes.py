@@ -1,14 +1,14 @@
-"""A lane in memory, a lane that fails to order, and the values that tests are made of."""
+"""A lane in memory, and the values that tests are made of."""
 
 import asyncio
 from collections import defaultdict, deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from itertools import count
 from typing import Any
 
 from streamserve.clock import now
 from streamserve.errors import LaneLost
-from streamserve.protocols import Lane, Progress, TokenStream
+from streamserve.protocols import Progress, TokenStream
 from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneSignals, LaneState, Prefilled, Request
 
 
@@ -35,12 +35,15 @@ class FakeLane:
     Its work passes four points: "start", "prefill", "submit" (a decode is accepted) and "token". Each takes one turn of
     the loop, unless the test holds the point; then each `step` lets one waiter through. `running` and `held` show what
     is left on it; `stranded` is the KV that nobody could release because the lane that was to fetch it had died, which
-    a real owner frees by its time-out. `stop_after`: the model stops by itself after this many tokens.
+    a real owner frees by its time-out. `stop_after`: the model stops by itself after this many tokens. `step_tokens`:
+    how many tokens a decode step makes. `named`: whether its losses say whose they are.
     """
 
     def __init__(self, id: str = "lane-0", stop_after: int | None = None) -> None:
         self.id = LaneId(id)
         self.stop_after = stop_after
+        self.step_tokens = 1
+        self.named = True
         self.state = LaneState.STARTING
         self.calls: list[tuple[str, str]] = []
         self.running: set[tuple[int, str]] = set()
@@ -122,8 +125,9 @@ class FakeLane:
 
     async def decode(self, request: Request, kv: KVHandle | None = None, sent: Sequence[int] = ()) -> TokenStream:
         self.calls.append(("decode", request.id))
-        if list(sent) != expected_tokens(request)[: len(sent)]:
-            raise AssertionError(f"{request.id}: asked to continue from {sent}, which no lane has generated")
+        # At least one token must be left: what a finished request has sent is continued by nobody.
+        if list(sent) != expected_tokens(request, self.stop_after)[:-1][: len(sent)]:
+            raise AssertionError(f"{request.id}: asked to continue from {sent}, which no lane has left off at")
         self.check(kv=kv)
         run = self._enter(request)
         try:
@@ -154,15 +158,17 @@ class FakeLane:
             return
         if kv is not None:
             kv.params["owner"].stranded.add(kv.params["key"])
-        raise LaneLost(f"lane {self.id} is lost ({self._error or self.state})")
+        message = f"lane {self.id} is lost ({self._error or self.state})"
+        raise LaneLost(message, lane=self.id if self.named else None)
 
-    def chunk(self, request: Request, position: int) -> Chunk:
+    def chunk(self, request: Request, position: int, tokens: int = 1) -> Chunk:
+        """The next so many tokens of the request, or what is left of it."""
+        output = expected_tokens(request, self.stop_after)
+        end = position + tokens
         finish = None
-        if position + 1 == self.stop_after:
-            finish = Finish.STOP
-        elif position + 1 == request.max_tokens:
-            finish = Finish.LENGTH
-        return Chunk((_token(request, position),), now(), finish)
+        if end >= len(output):
+            finish = Finish.STOP if len(output) == self.stop_after else Finish.LENGTH
+        return Chunk(tuple(output[position:end]), now(), finish)
 
     def _enter(self, request: Request) -> tuple[int, str]:
         run = (self.starts, request.id)
@@ -206,8 +212,8 @@ class FakeStream:
         self._lane.check(self._run)
         await self._lane._turn("token")
         self._lane.check(self._run)
-        chunk = self._lane.chunk(self._request, self._position)
-        self._position += 1
+        chunk = self._lane.chunk(self._request, self._position, self._lane.step_tokens)
+        self._position += len(chunk.token_ids)
         if chunk.finish is not None:
             self._over = True
             self._lane.running.discard(self._run)
@@ -219,69 +225,6 @@ class FakeStream:
             self._lane.calls.append(("abort", self._request.id))
             await asyncio.sleep(0)
             self._lane.running.discard(self._run)
-
-
-class FlakyLane:
-    """Another lane, but its calls fail where the script says so.
-
-    script: for each operation ("start", "prefill", "decode", "release", "chunk") what each successive call raises;
-    None, like the end of the list, lets the call through.
-    """
-
-    def __init__(self, lane: Lane, script: Mapping[str, Sequence[Exception | None]]) -> None:
-        self._lane = lane
-        self._script = {operation: deque(outcomes) for operation, outcomes in script.items()}
-
-    @property
-    def id(self) -> LaneId:
-        return self._lane.id
-
-    def signals(self) -> LaneSignals:
-        return self._lane.signals()
-
-    async def start(self, progress: Progress) -> None:
-        self.play("start")
-        await self._lane.start(progress)
-
-    async def lost(self) -> str:
-        return await self._lane.lost()
-
-    async def prefill(self, request: Request) -> Prefilled:
-        self.play("prefill")
-        return await self._lane.prefill(request)
-
-    async def decode(self, request: Request, kv: KVHandle | None = None, sent: Sequence[int] = ()) -> TokenStream:
-        self.play("decode")
-        return FlakyStream(self, await self._lane.decode(request, kv, sent))
-
-    async def release(self, kv: KVHandle) -> None:
-        self.play("release")
-        await self._lane.release(kv)
-
-    async def aclose(self) -> None:
-        await self._lane.aclose()
-
-    def play(self, operation: str) -> None:
-        outcomes = self._script.get(operation)
-        outcome = outcomes.popleft() if outcomes else None
-        if outcome is not None:
-            raise outcome
-
-
-class FlakyStream:
-    def __init__(self, lane: FlakyLane, stream: TokenStream) -> None:
-        self._lane = lane
-        self._stream = stream
-
-    def __aiter__(self) -> "FlakyStream":
-        return self
-
-    async def __anext__(self) -> Chunk:
-        self._lane.play("chunk")
-        return await self._stream.__anext__()
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 async def started(*ids: str, stop_after: int | None = None) -> dict[LaneId, FakeLane]:

@@ -1,6 +1,6 @@
 """PipeServe: a request on its stream pair, the KV handed from the prefill lane to the decode lane."""
 
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from streamserve.errors import LaneLost
@@ -19,16 +19,23 @@ class PipeServe:
         """Every lane's last snapshot."""
         return {lane_id: lane.signals() for lane_id, lane in self._lanes.items()}
 
-    def stream(self, request: Request, decision: Decision, on_prefilled: Callable[[], None]) -> TokenStream:
-        """Run the request on the decision's pair, from the first read on; reading raises `LaneLost`."""
+    def stream(
+        self, request: Request, decision: Decision, on_prefilled: Callable[[], None], sent: Sequence[int] = ()
+    ) -> TokenStream:
+        """Run the request on the decision's pair, from the first read on; reading raises `LaneLost`.
+
+        sent: output tokens that the client already has; the decode lane alone computes their KV and goes on after them.
+        """
         prefill, decode = self._lanes[decision.prefill], self._lanes[decision.decode]
-        if decision.disaggregated:
+        if decision.disaggregated and not sent:
             return Stream(_two_lanes(request, prefill, decode, on_prefilled))
-        return Stream(_one_lane(request, decode, on_prefilled))
+        return Stream(_one_lane(request, decode, on_prefilled, sent))
 
 
-async def _one_lane(request: Request, lane: Lane, on_prefilled: Callable[[], None]) -> AsyncGenerator[Chunk, None]:
-    stream = await lane.decode(request)
+async def _one_lane(
+    request: Request, lane: Lane, on_prefilled: Callable[[], None], sent: Sequence[int]
+) -> AsyncGenerator[Chunk, None]:
+    stream = await lane.decode(request, None, sent)
     last: Chunk | None = None
     try:
         async for chunk in stream:

@@ -33,20 +33,20 @@ class Dispatched:
     Each part is taken off exactly once, however often its end is reported.
     """
 
-    def __init__(self, load: Load, decision: Decision, prompt_tokens: int) -> None:
+    def __init__(self, load: Load, decision: Decision, prefill_tokens: int) -> None:
         self._load = load
         self._decision = decision
-        self._prompt_tokens = prompt_tokens
+        self._prefill_tokens = prefill_tokens
         self._prefilling = True
         self._decoding = True
-        load.add(decision.prefill, prefill_requests=1, prefill_tokens=prompt_tokens)
+        load.add(decision.prefill, prefill_requests=1, prefill_tokens=prefill_tokens)
         load.add(decision.decode, decode_requests=1)
 
     def prefilled(self) -> None:
         """Take the prefill part off."""
         if self._prefilling:
             self._prefilling = False
-            self._load.add(self._decision.prefill, prefill_requests=-1, prefill_tokens=-self._prompt_tokens)
+            self._load.add(self._decision.prefill, prefill_requests=-1, prefill_tokens=-self._prefill_tokens)
 
     def finished(self) -> None:
         """Take off whatever is left."""

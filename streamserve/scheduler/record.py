@@ -12,8 +12,10 @@ class Record:
         self.failed: set[LaneId] = set()
         """Lanes that an earlier attempt was lost with."""
         self.started = False
-        """Whether the client may have seen output, so that no other attempt is allowed."""
+        """Whether the client may have seen output, so that another attempt must continue it."""
         self.output_tokens = 0
+        self.sent: list[int] = []
+        """The output so far, of a request that another lane can continue."""
         self._decision: Decision | None = None
         self._first_token_s: float | None = None
         self._finish: Finish | None = None
@@ -31,6 +33,8 @@ class Record:
         if tokens and self._first_token_s is None:
             self._first_token_s = chunk.at_s
         self.output_tokens += tokens
+        if self.request.continuable:
+            self.sent.extend(chunk.token_ids)
         if chunk.finish is not None:
             self._finish = chunk.finish
             self._finished_s = chunk.at_s

@@ -86,14 +86,16 @@ class StreamScheduler:
                 decision = await self._route(record)
                 record.decided(decision)
                 on_decision(decision)
-                dispatched = Dispatched(self._load, decision, request.prompt_tokens)
-                stream = self._engine.stream(request, decision, dispatched.prefilled)
+                sent = tuple(record.sent)
+                dispatched = Dispatched(self._load, decision, request.prompt_tokens + len(sent))
+                stream = self._engine.stream(request, decision, dispatched.prefilled, sent)
                 try:
                     async for chunk in stream:
                         record.add(chunk)
                         yield chunk
                     # The reader closes this generator at a finish, so getting here means that there was none.
-                    raise LaneLost(f"lane {decision.decode} ended the output of {request.id} without a finish")
+                    message = f"lane {decision.decode} ended the output of {request.id} without a finish"
+                    raise LaneLost(message, lane=decision.decode)
                 except LaneLost as error:
                     self._lost(record, decision, error)
                 finally:
@@ -106,8 +108,9 @@ class StreamScheduler:
 
     async def _route(self, record: Record) -> Decision:
         try:
-            return self._router.route(record.request, _avoiding(record.failed, self.signals()))
+            return self._decide(record)
         except NoLane as error:
+            # Nothing suspends between this look at the signals and the wait, so no lane becomes ready unnoticed.
             return await self._route_when_ready(record, error)
 
     async def _route_when_ready(self, record: Record, error: NoLane) -> Decision:
@@ -116,26 +119,41 @@ class StreamScheduler:
                 while True:
                     await self._lane_ready()
                     try:
-                        return self._router.route(record.request, _avoiding(record.failed, self.signals()))
+                        return self._decide(record)
                     except NoLane as still:
                         error = still
         except TimeoutError:
             raise NoLane(f"waited {self._config.lane_wait_s:g} s for a lane: {error}") from error
 
+    def _decide(self, record: Record) -> Decision:
+        decision = self._router.route(record.request, _avoiding(record.failed, self.signals()))
+        if record.sent:
+            return _on_one_lane(decision, f"resumes after {len(record.sent)} tokens")
+        if decision.disaggregated and not record.request.splittable:
+            return _on_one_lane(decision, "its prompt must be read by one engine")
+        return decision
+
     def _lost(self, record: Record, decision: Decision, error: LaneLost) -> None:
         """Note who failed; raises `LaneLost` unless the request may be started again."""
-        if record.started:
-            raise LaneLost(
-                f"{error}; {record.output_tokens} tokens were sent already: send the request again"
-            ) from error
+        if record.started and not (self._config.resume and record.request.continuable):
+            message = f"{error}; {record.output_tokens} tokens were sent already: send the request again"
+            raise LaneLost(message, lane=error.lane) from error
         if record.attempts >= self._config.max_attempts:
-            raise LaneLost(
-                f"{error}; gave up after {record.attempts} attempts: retry later, the server's log says why lanes die"
-            ) from error
+            message = f"{error}; gave up after {record.attempts} attempts: retry later, the server's log says why lanes die"
+            raise LaneLost(message, lane=error.lane) from error
+        record.failed |= self._suspects(decision, error)
+
+    def _suspects(self, decision: Decision, error: LaneLost) -> set[LaneId]:
+        if error.lane is not None:
+            return {error.lane}
         pair = {decision.prefill, decision.decode}
         lanes = self._engine.signals()
-        # A loss does not say whose it is. Where both lanes look well again already, both are under suspicion.
-        record.failed |= {lane for lane in pair if lanes[lane].state is not LaneState.READY} or pair
+        # Where both lanes look well again already, either may have been it.
+        return {lane for lane in pair if lanes[lane].state is not LaneState.READY} or pair
+
+
+def _on_one_lane(decision: Decision, why: str) -> Decision:
+    return replace(decision, prefill=decision.decode, reason=f"{decision.reason}; {why}")
 
 
 def _avoiding(failed: set[LaneId], signals: Signals) -> Signals:

@@ -165,6 +165,7 @@ class TestBodyLimit:
 
     async def test_an_application_that_makes_its_own_error_of_it_is_not_heard(self) -> None:
         async with _client(BodyLimitMiddleware(_validating(), 20)) as http:
+            http.headers["content-type"] = "application/json"
             within = await http.post("/", content=_chunks(b'{"text": ', b'"short"}'))
             beyond = await http.post("/", content=_chunks(b'{"text": ', b'"rather too long"}'))
         assert (within.status_code, within.json()) == (200, "short")

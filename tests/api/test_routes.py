@@ -1,13 +1,15 @@
 """Our own routes: the health of the lanes, and their signals."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Mapping
 
 import httpx
 import pytest
 from fastapi import FastAPI
 
 from streamserve.api.routes import router
-from streamserve.types import LaneState
+from streamserve.clock import now
+from streamserve.protocols import TokenStream
+from streamserve.types import Decision, LaneId, LaneSignals, LaneState, Request
 from tests.fakes import make_request, ticks
 from tests.scheduler.rack import Rack
 
@@ -20,10 +22,27 @@ async def rack() -> AsyncIterator[Rack]:
 
 @pytest.fixture
 async def http(rack: Rack) -> AsyncIterator[httpx.AsyncClient]:
+    async with client(rack) as client_of_rack:
+        yield client_of_rack
+
+
+def client(rack: Rack) -> httpx.AsyncClient:
     app = FastAPI()
     app.include_router(router(rack.scheduler))
-    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server") as client:
-        yield client
+    return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
+
+
+class Reported:
+    """An engine whose lanes last reported at these instants."""
+
+    def __init__(self, **at_s: float) -> None:
+        self._at_s = at_s
+
+    def signals(self) -> Mapping[LaneId, LaneSignals]:
+        return {LaneId(lane): LaneSignals(LaneId(lane), LaneState.READY, at_s) for lane, at_s in self._at_s.items()}
+
+    def stream(self, request: Request, decision: Decision, on_prefilled: Callable[[], None]) -> TokenStream:
+        raise AssertionError("nothing is asked of it")
 
 
 class TestHealth:
@@ -51,10 +70,10 @@ class TestLanes:
         report = (await http.get("/streamserve/lanes")).json()
         assert report["queued"] == 0
         assert [lane["lane"] for lane in report["lanes"]] == ["a", "b"]
+        assert report["lanes"][0].pop("age_s") >= 0
         assert report["lanes"][0] == {
             "lane": "a",
             "state": "ready",
-            "age_s": 0.0,
             "running": 0,
             "waiting": 0,
             "kv_used": 0.0,
@@ -88,3 +107,10 @@ class TestLanes:
         rack["b"].die("out of memory")
         lost = (await http.get("/streamserve/lanes")).json()["lanes"][1]
         assert (lost["state"], lost["error"]) == ("lost", "out of memory")
+
+    async def test_a_report_has_an_age_once_there_is_one(self) -> None:
+        rack = Rack([("a", "b")], engine=Reported(a=0.0, b=now() - 5))
+        async with client(rack) as http:
+            first, second = (await http.get("/streamserve/lanes")).json()["lanes"]
+        assert first["age_s"] is None
+        assert second["age_s"] == pytest.approx(5, abs=1)

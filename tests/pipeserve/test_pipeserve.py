@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from streamserve.errors import LaneLost
 from streamserve.pipeserve.pipeserve import PipeServe
 from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState
-from tests.fakes import FakeLane, FlakyLane, expected_tokens, make_request, pair, started, ticks
+from tests.fakes import FakeLane, expected_tokens, make_request, pair, started, ticks
+from tests.flaky import FlakyLane
 from tests.virtual import run
 
 A, B = LaneId("a"), LaneId("b")

@@ -12,7 +12,8 @@ from streamserve.errors import LaneStartError
 from streamserve.pipeserve.supervisor import STEADY_S, Supervisor, health
 from streamserve.protocols import Lane
 from streamserve.types import LaneId, LaneSignals, LaneState
-from tests.fakes import FakeLane, FlakyLane, ticks
+from tests.fakes import FakeLane, ticks
+from tests.flaky import FlakyLane
 from tests.virtual import run
 
 BACKOFF_S = (1.0, 4.0, 16.0)

@@ -1,0 +1,78 @@
+"""Input that means harm, or means nothing: each is answered 4xx, and none costs a running request."""
+
+import random
+import string
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from tests.live.server import Server
+
+pytestmark = pytest.mark.live
+
+MALFORMED = 1000
+
+
+def body(rng: random.Random, model: str) -> bytes:
+    """A request that no server should accept: truncated, mistyped, out of range, or not JSON at all."""
+    import json
+
+    good = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+    broken = {
+        "messages": [None, "hi", 7, [], [{"role": "user"}], [{"content": "x"}], [{"role": 5, "content": []}], {}],
+        "max_tokens": ["many", -5, 1.5, [], 10**9],
+        "temperature": ["hot", -1, {}, 1e400],
+        "top_p": [0, 7, "all"],
+        "n": [0, -1, "two", 2.5],
+        "model": [None, 3, "no-such-model", ["a"]],
+        "stop": [5, {"a": 1}, [1]],
+        "response_format": ["json", {"type": "json_schema"}, {"type": "nonsense"}],
+        "logit_bias": ["x", {"-7": "x"}],
+        "tools": ["hammer", [{}], [{"type": "function"}]],
+        "stream_options": [{"include_usage": True}, "all"],
+    }
+    kind = rng.randrange(5)
+    if kind == 0:
+        return "".join(rng.choices(string.printable, k=rng.randrange(1, 200))).encode()
+    if kind == 1:
+        text = json.dumps(good)
+        return text[: rng.randrange(1, len(text) - 1)].encode()
+    key = rng.choice(list(broken))
+    return json.dumps({**good, key: rng.choice(broken[key])}).encode()
+
+
+def test_malformed_requests_are_refused_while_others_are_served(server: Server) -> None:
+    rng = random.Random(0)
+    bodies = [body(rng, server.model) for _ in range(MALFORMED)]
+    headers = {"content-type": "application/json"}
+    with httpx.Client(base_url=server.url, timeout=60) as client, ThreadPoolExecutor(16) as pool:
+        running = pool.submit(
+            server.openai.completions.create,
+            model=server.model,
+            prompt="Once upon a time",
+            max_tokens=100,
+            temperature=0,
+            extra_body={"ignore_eos": True},
+        )
+        replies = list(
+            pool.map(lambda content: client.post("/v1/chat/completions", content=content, headers=headers), bodies)
+        )
+        assert running.result().usage.completion_tokens == 100
+    for content, reply in zip(bodies, replies, strict=True):
+        assert 400 <= reply.status_code < 500, (content, reply.status_code, reply.text)
+        assert reply.json()["error"]["message"], (content, reply.text)
+        assert "Traceback" not in reply.text
+    assert {lane["restarts"] for lane in server.lanes().values()} == {0}
+    server.wait_idle()
+
+
+def test_an_oversized_body_is_a_413(server: Server) -> None:
+    huge = b'{"model": "' + b"x" * (9 * 1024 * 1024) + b'"}'
+    reply = httpx.post(f"{server.url}/v1/completions", content=huge, timeout=30)
+    assert reply.status_code == 413
+    assert "server.max_body_bytes" in reply.json()["error"]["message"]
+
+
+def test_an_unknown_path_is_a_404(server: Server) -> None:
+    assert httpx.get(f"{server.url}/v1/nothing").status_code == 404
