@@ -1,6 +1,7 @@
 """The configuration: frozen structs, decoded from YAML with `--set` overrides, and nothing else.
 
-Unknown keys, wrong types and impossible topologies raise `ConfigError` with the place and, where one is near, the right name.
+Unknown keys, wrong types and impossible topologies raise `ConfigError` with the place and, where one is near, the right
+name.
 """
 
 import difflib
@@ -235,7 +236,7 @@ def _check_lane(lane: LaneConfig, device: str) -> None:
         raise ConfigError(f"{lane.id}: tensor_parallel_size must be at least 1")
     if device == "gpu" and len(lane.gpus) != lane.tensor_parallel_size:
         raise ConfigError(
-            f"{lane.id}: name {lane.tensor_parallel_size} GPU(s) in gpus (one per tensor-parallel rank), got {lane.gpus}"
+            f"{lane.id}: name {lane.tensor_parallel_size} GPU(s) in gpus, one per tensor-parallel rank; got {lane.gpus}"
         )
     if device == "gpu" and not 0 < lane.memory_fraction <= 1:
         raise ConfigError(f"{lane.id}: memory_fraction must be above 0 and at most 1, got {lane.memory_fraction}")

@@ -12,7 +12,8 @@ Progress = Callable[[LaneId, str], None]
 class TokenStream(Protocol):
     """The output of one request on one lane.
 
-    Iterating yields `Chunk`s up to and including the one with a `finish`, then stops; raises `LaneLost` if the engine dies.
+    Iterating yields `Chunk`s up to and including the one with a `finish`, then stops. Raises `LaneLost` if the engine
+    dies.
     """
 
     def __aiter__(self) -> "TokenStream": ...

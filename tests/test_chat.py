@@ -9,22 +9,16 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from rich.console import Console
 
 from streamserve.chat import (
     Answer,
     Conversation,
-    Delta,
     Sampling,
     answer_once,
     connect,
     converse,
-    deltas,
     first_model,
-    read_delta,
-    split_events,
 )
 from streamserve.errors import ConfigError, ServeError, SetupError
 
@@ -102,79 +96,6 @@ def ask(http: httpx.Client, prompt: str = "Hi") -> tuple[Answer, list[str]]:
     return Conversation(http, "tiny", Sampling()).say(prompt, shown.append), shown
 
 
-# --- the stream, as pure functions
-
-_line = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\r\n"), max_size=12)
-
-
-@given(
-    events=st.lists(st.lists(_line, min_size=1, max_size=3), max_size=5),
-    ending=st.sampled_from(["\n", "\r\n"]),
-    data=st.data(),
-)
-def test_events_do_not_depend_on_where_the_network_cuts(
-    events: list[list[str]], ending: str, data: st.DataObject
-) -> None:
-    stream = "".join("".join(f"data: {line}{ending}" for line in lines) + ending for lines in events).encode()
-    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=8)))
-    seen: list[str] = []
-    rest = b""
-    for start, end in zip([0, *cuts], [*cuts, len(stream)], strict=True):
-        found, rest = split_events(rest + stream[start:end])
-        seen += found
-    assert seen == ["\n".join(lines) for lines in events]
-    assert rest == b""
-
-
-@pytest.mark.parametrize(
-    ("stream", "events", "rest"),
-    [
-        (b"data:x\n\n", ["x"], b""),
-        (b": ping\n\ndata: x\n\n", ["x"], b""),
-        (b"event: message\nid: 3\ndata: x\nretry: 1\n\n", ["x"], b""),
-        (b"data\n\n", [""], b""),
-        (b"data: x\n\ndata: unfini", ["x"], b"data: unfini"),
-        (b"data: a\ndata: b\n", [], b"data: a\ndata: b\n"),
-    ],
-)
-def test_events_follow_the_standard(stream: bytes, events: list[str], rest: bytes) -> None:
-    assert split_events(stream) == (events, rest)
-
-
-@pytest.mark.parametrize(
-    ("data", "delta"),
-    [
-        ('{"choices": [{"delta": {"content": "a"}}]}', Delta("a")),
-        ('{"choices": [{"delta": {"role": "assistant", "content": null}}]}', Delta()),
-        ('{"choices": [{"delta": {"content": "a"}}], "usage": null}', Delta("a")),
-        ('{"choices": [], "usage": {"completion_tokens": 4}}', Delta("", 4)),
-    ],
-)
-def test_a_chunk_becomes_a_delta(data: str, delta: Delta) -> None:
-    assert read_delta(data) == delta
-
-
-@pytest.mark.parametrize(
-    ("data", "message"),
-    [
-        ('{"error": {"message": "lane-1 died\\nunder it"}}', "lane-1 died under it"),
-        ('{"error": "Unauthorized"}', "Unauthorized"),
-        ("[1]", r"the server sent an error: \[1\]"),
-        ("<html>", "not JSON"),
-    ],
-)
-def test_an_error_event_is_raised_in_one_line(data: str, message: str) -> None:
-    with pytest.raises(ServeError, match=message):
-        read_delta(data)
-
-
-def test_a_stream_that_ends_early_is_an_error() -> None:
-    stream = deltas([chunk("a")])
-    assert next(stream) == Delta("a")
-    with pytest.raises(ServeError, match="before the answer was complete"):
-        next(stream)
-
-
 @pytest.mark.parametrize(
     ("answer", "summary"),
     [
@@ -185,9 +106,6 @@ def test_a_stream_that_ends_early_is_an_error() -> None:
 )
 def test_a_summary_leaves_out_what_is_unknown(answer: Answer, summary: str) -> None:
     assert answer.summary() == summary
-
-
-# --- against the server
 
 
 def test_text_is_shown_as_it_arrives_and_counted_by_the_server(server: Server, http: httpx.Client) -> None:
@@ -317,9 +235,6 @@ def test_an_answer_cut_off_by_the_connection_is_one_line() -> None:
     http = httpx.Client(base_url="http://server", transport=httpx.MockTransport(cut))
     with http, pytest.raises(ServeError, match="peer closed connection"):
         ask(http)
-
-
-# --- the talk
 
 
 def talk(http: httpx.Client, lines: list[str | BaseException]) -> tuple[str, str]:

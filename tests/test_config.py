@@ -185,7 +185,7 @@ class TestImpossible:
     @pytest.mark.parametrize(
         ("lane", "message"),
         [
-            ("{id: a}", r"a: name 1 GPU\(s\) in gpus .* got \[\]"),
+            ("{id: a}", r"a: name 1 GPU\(s\) in gpus.* got \[\]"),
             ("{id: a, gpus: [0], tensor_parallel_size: 2}", r"a: name 2 GPU\(s\)"),
             ("{id: a, gpus: [0], memory_fraction: 0}", "memory_fraction must be above 0 and at most 1, got 0"),
             ("{id: a, gpus: [0], memory_fraction: 1.1}", "memory_fraction must be above 0 and at most 1, got 1.1"),

@@ -139,8 +139,8 @@ class StreamScheduler:
             message = f"{error}; {record.output_tokens} tokens were sent already: send the request again"
             raise LaneLost(message, lane=error.lane) from error
         if record.attempts >= self._config.max_attempts:
-            message = f"{error}; gave up after {record.attempts} attempts: retry later, the server's log says why lanes die"
-            raise LaneLost(message, lane=error.lane) from error
+            advice = "retry later, the server's log says why lanes die"
+            raise LaneLost(f"{error}; gave up after {record.attempts} attempts: {advice}", lane=error.lane) from error
         record.failed |= self._suspects(decision, error)
 
     def _suspects(self, decision: Decision, error: LaneLost) -> set[LaneId]:

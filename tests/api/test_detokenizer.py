@@ -101,7 +101,7 @@ def test_a_stop_string_ends_a_request_that_its_engine_would_continue(detokenizer
 def test_only_the_last_output_is_told_where_nobody_streams(detokenizer: Detokenizer) -> None:
     detokenizer.open(make_request(output_kind=RequestOutputKind.FINAL_ONLY), "ab")
     assert detokenizer.feed(chunk("cd")) == []
-    assert texts(detokenizer.feed(chunk("e", FinishReason.STOP))) == ["cde"]
+    assert texts(detokenizer.feed(chunk("e", FinishReason.LENGTH))) == ["cde"]
 
 
 def test_requests_do_not_mix(detokenizer: Detokenizer) -> None:

@@ -1,6 +1,6 @@
 """Our own routes: the health of the lanes, and their signals."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
 import httpx
 import pytest
@@ -41,7 +41,9 @@ class Reported:
     def signals(self) -> Mapping[LaneId, LaneSignals]:
         return {LaneId(lane): LaneSignals(LaneId(lane), LaneState.READY, at_s) for lane, at_s in self._at_s.items()}
 
-    def stream(self, request: Request, decision: Decision, on_prefilled: Callable[[], None]) -> TokenStream:
+    def stream(
+        self, request: Request, decision: Decision, on_prefilled: Callable[[], None], sent: Sequence[int] = ()
+    ) -> TokenStream:
         raise AssertionError("nothing is asked of it")
 
 

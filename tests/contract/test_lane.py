@@ -85,6 +85,14 @@ async def test_decode_continues_after_what_was_sent(rig: Rig) -> None:
     assert rest[-1].finish is Finish.LENGTH
 
 
+@pytest.mark.parametrize("sent", [1, 5, 7])
+async def test_decode_continues_after_what_another_lane_sent_without_its_kv(rig: Rig, sent: int) -> None:
+    alone = tokens(await read(await rig.prefill.decode(rig.request("undisturbed", 8))))
+    rest = await read(await rig.decode.decode(rig.request("resumed", 8), None, sent=alone[:sent]))
+    assert alone[:sent] + tokens(rest) == alone
+    assert rest[-1].finish is Finish.LENGTH
+
+
 async def test_a_sequence_that_ends_in_prefill_has_a_finish_and_no_kv(rig: Rig) -> None:
     prefilled = await rig.prefill.prefill(rig.request("one-token", 1))
     assert prefilled.chunk.finish is Finish.LENGTH

@@ -20,7 +20,12 @@ def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run `streamserve serve` to its end, which these arguments bring at once."""
     command = [sys.executable, "-m", "streamserve", "serve", *arguments]
     return subprocess.run(
-        command, capture_output=True, text=True, timeout=120, stdin=subprocess.DEVNULL, env={**os.environ, "COLUMNS": "300"}
+        command,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        stdin=subprocess.DEVNULL,
+        env={**os.environ, "COLUMNS": "300"},
     )
 
 

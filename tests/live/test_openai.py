@@ -101,16 +101,13 @@ def test_a_seed_repeats_and_another_differs(server: Server) -> None:
 
 
 def test_penalties_reach_the_lane_that_samples(server: Server) -> None:
-    def text(**penalty: float) -> str:
-        return str(
-            server.openai.completions.create(
-                model=server.model, prompt="la la la la la la", max_tokens=24, temperature=0, **penalty
-            )
-            .choices[0]
-            .text
+    def distinct_tokens(penalty: float) -> int:
+        completion = server.openai.completions.create(
+            model=server.model, prompt="Again and", max_tokens=48, temperature=0, logprobs=1, frequency_penalty=penalty
         )
+        return len(set(completion.choices[0].logprobs.tokens))
 
-    assert text().count("la") > text(presence_penalty=2.0, frequency_penalty=2.0).count("la")
+    assert distinct_tokens(2.0) > distinct_tokens(0.0)
 
 
 def test_output_follows_a_json_schema(server: Server) -> None:

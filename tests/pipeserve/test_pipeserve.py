@@ -203,6 +203,20 @@ async def test_a_raising_callback_releases_the_kv() -> None:
     assert a.idle and b.idle
 
 
+@pytest.mark.parametrize("decision", [APART, pair("b", "b")], ids=["two lanes", "one lane"])
+async def test_what_was_sent_is_continued_by_the_decode_lane_alone(decision: Decision) -> None:
+    a, b, pipeserve = await two_lanes()
+    request = make_request(max_tokens=5, continuable=True)
+    prefilled = Calls(a, b)
+    sent = expected_tokens(request)[:3]
+    chunks = [chunk async for chunk in pipeserve.stream(request, decision, prefilled, sent)]
+    assert sent + tokens(chunks) == expected_tokens(request)
+    assert chunks[-1].finish is Finish.LENGTH
+    assert prefilled.seen == [["decode"]]
+    assert a.calls == [("start", "a")]
+    assert b.idle
+
+
 @pytest.mark.parametrize("lane", ["a", "b"])
 async def test_a_lane_that_dies_fails_its_stream(lane: str) -> None:
     a, b, pipeserve = await two_lanes()
@@ -228,21 +242,22 @@ async def test_signals_are_every_lane_s() -> None:
 
 @given(
     apart=st.booleans(),
-    continuable=st.booleans(),
+    sent=st.none() | st.integers(0, 5),
     max_tokens=st.integers(1, 6),
     stop_after=st.none() | st.integers(1, 6),
     turns=st.integers(0, 25),
     how=st.sampled_from(["cancel", "aclose", "die a", "die b"]),
 )
 def test_whatever_happens_in_any_turn_of_the_loop_leaves_nothing(
-    apart: bool, continuable: bool, max_tokens: int, stop_after: int | None, turns: int, how: str
+    apart: bool, sent: int | None, max_tokens: int, stop_after: int | None, turns: int, how: str
 ) -> None:
     async def main() -> None:
         lanes = await started("a", "b", stop_after=stop_after)
-        request = make_request(max_tokens=max_tokens, continuable=continuable)
+        request = make_request(max_tokens=max_tokens, continuable=sent is not None)
         prefilled = Calls()
-        stream = PipeServe(lanes).stream(request, APART if apart else ALONE, prefilled)
-        received: list[int] = []
+        expected = expected_tokens(request, stop_after)
+        received = expected[:-1][: sent or 0]
+        stream = PipeServe(lanes).stream(request, APART if apart else ALONE, prefilled, tuple(received))
 
         async def consume() -> None:
             async for chunk in stream:
@@ -259,7 +274,6 @@ def test_whatever_happens_in_any_turn_of_the_loop_leaves_nothing(
             lanes[LaneId(how[-1])].die()
         (outcome,) = await asyncio.gather(reading, return_exceptions=True)
         assert outcome is None or isinstance(outcome, LaneLost | asyncio.CancelledError)
-        expected = expected_tokens(request, stop_after)
         assert received == expected[: len(received)]
         assert len(prefilled.seen) <= 1
         assert all(lane.idle for lane in lanes.values())

@@ -21,7 +21,7 @@ point = st.sampled_from(["prefill", "submit", "token", "start"])
 number = st.integers(0, 30)
 
 events = st.one_of(
-    st.tuples(st.just("arrive"), st.integers(1, 5), st.booleans(), st.integers(-1, 1)),
+    st.tuples(st.just("arrive"), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(-1, 1)),
     st.tuples(st.just("cancel"), number),
     st.tuples(st.just("close"), number),
     st.tuples(st.just("die"), lane),
@@ -62,10 +62,10 @@ class Story:
     async def play(self, name: str, *details: object) -> None:
         await getattr(self, name)(*details)
 
-    async def arrive(self, max_tokens: int, continuable: bool, priority: int) -> None:
+    async def arrive(self, max_tokens: int, continuable: bool, splittable: bool, priority: int) -> None:
         n = len(self.clients)
         request = make_request(
-            f"r{n}", prompt=range(n + 1), max_tokens=max_tokens, continuable=continuable, priority=priority
+            f"r{n}", range(n + 1), max_tokens, continuable=continuable, splittable=splittable, priority=priority
         )
         client = Client(request, self.rack.serve(request))
         self.clients.append(client)
@@ -123,7 +123,10 @@ class Story:
             if client.finish is not None:
                 assert client.tokens == expected
                 assert results[client.request.id].finish is client.finish
-            assert results[client.request.id].attempts <= MAX_ATTEMPTS
+                assert results[client.request.id].output_tokens == len(expected)
+            result = results[client.request.id]
+            assert result.attempts <= MAX_ATTEMPTS
+            assert client.request.splittable or result.decision is None or not result.decision.disaggregated
 
 
 PLACES, ROOM, MAX_ATTEMPTS = 3, 4, 3
@@ -147,5 +150,33 @@ def test_every_request_ends_once_and_leaves_nothing(plot: list[tuple[str, ...]],
             )
             await rack.assert_empty()
         assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    run(main())
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    step_tokens=st.lists(st.integers(1, 4), min_size=len(LANES), max_size=len(LANES)),
+    named=st.booleans(),
+    deaths=st.lists(st.tuples(lane, st.integers(0, 8)), max_size=30),
+)
+def test_whichever_lanes_die_continuable_requests_come_out_whole(
+    lengths: list[int], step_tokens: list[int], named: bool, deaths: list[tuple[str, int]]
+) -> None:
+    async def main() -> None:
+        async with Rack(PAIRS, max_attempts=len(deaths) + 1, router="least_loaded") as rack:
+            for id, tokens in zip(LANES, step_tokens, strict=True):
+                rack[id].step_tokens, rack[id].named = tokens, named
+            requests = [
+                make_request(f"r{n}", range(n + 1), length, continuable=True) for n, length in enumerate(lengths)
+            ]
+            reading = [rack.read(request) for request in requests]
+            for id, turns in deaths:
+                await ticks(turns)
+                rack[id].die()
+            assert await asyncio.gather(*reading) == [expected_tokens(request) for request in requests]
+            assert [result.error for result in rack.results] == [None] * len(requests)
+            await rack.assert_empty()
 
     run(main())

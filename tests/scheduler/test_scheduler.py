@@ -1,7 +1,7 @@
-"""StreamScheduler: admission, routing, counting, retries, results and shutting down."""
+"""StreamScheduler: admission, routing, counting, results and shutting down."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -10,12 +10,10 @@ from streamserve.errors import LaneLost, NoLane, Overloaded, ServeError, Stoppin
 from streamserve.protocols import TokenStream
 from streamserve.stream import Stream
 from streamserve.types import Chunk, Decision, Finish, LaneId, LaneLoad, LaneSignals, LaneState, Request, Signals
-from tests.fakes import FakeLane, FlakyLane, expected_tokens, make_request, ticks
+from tests.fakes import expected_tokens, make_request, ticks
 from tests.scheduler.rack import Rack, read
-from tests.virtual import run
 
 ONE_PAIR = (("a", "b"),)
-LOST = LaneLost("lane b is lost; retry")
 
 
 async def test_a_request_is_served_counted_and_recorded() -> None:
@@ -138,118 +136,6 @@ async def test_a_stream_closed_unread_is_an_abort() -> None:
         assert rack.decisions == []
 
 
-async def test_a_lane_that_dies_before_the_first_chunk_is_invisible() -> None:
-    async with Rack() as rack:
-        rack["a"].hold("prefill")
-        reading = rack.read(request := make_request())
-        await ticks()
-        rack["a"].die()
-        assert await reading == expected_tokens(request)
-        assert rack.chosen == [("a", "b"), ("c", "d")]
-        (result,) = rack.results
-        assert (result.attempts, result.finish, result.decision) == (2, Finish.LENGTH, rack.decisions[1])
-        await rack.assert_empty()
-
-
-def flaky_b(*losses: Exception | None) -> Callable[[FakeLane], FlakyLane]:
-    return lambda lane: FlakyLane(lane, {"chunk": losses} if lane.id == "b" else {})
-
-
-async def test_a_lane_that_failed_the_request_is_avoided_even_when_it_is_ready_again() -> None:
-    pairs = (("a", "b"), ("c", "b"), ("c", "d"))
-    async with Rack(pairs, flaky_b(LOST)) as rack:
-        assert await read(rack.serve(make_request())) == expected_tokens(make_request())
-        assert rack.chosen == [("a", "b"), ("c", "d")]
-
-
-async def test_only_the_lane_that_died_is_avoided() -> None:
-    async with Rack((("a", "b"), ("a", "d"), ("c", "d"))) as rack:
-        rack["b"].hold("token")
-        reading = rack.read(make_request())
-        await ticks()
-        rack["b"].die()
-        await reading
-        assert rack.chosen == [("a", "b"), ("a", "d")]
-
-
-async def test_a_lane_that_failed_the_request_is_used_again_when_no_other_is_ready() -> None:
-    async with Rack(ONE_PAIR, flaky_b(LOST)) as rack:
-        assert await read(rack.serve(make_request())) == expected_tokens(make_request())
-        assert rack.chosen == [("a", "b"), ("a", "b")]
-
-
-async def test_attempts_are_limited_and_the_error_says_what_to_do() -> None:
-    async with Rack(ONE_PAIR, flaky_b(LOST, LOST, LOST), max_attempts=2) as rack:
-        with pytest.raises(LaneLost, match=r"lane b is lost.*gave up after 2 attempts: retry later"):
-            await read(rack.serve(make_request()))
-        (result,) = rack.results
-        assert (result.finish, result.attempts, result.output_tokens) == (Finish.ERROR, 2, 0)
-        assert result.error is not None and "gave up after 2 attempts" in result.error
-        await rack.assert_empty()
-
-
-@pytest.mark.parametrize(("continuable", "tokens"), [(True, 2), (False, 1)])
-async def test_a_lane_that_dies_after_the_first_chunk_is_an_error(continuable: bool, tokens: int) -> None:
-    async with Rack(wrap=flaky_b(None, LOST)) as rack:
-        stream = rack.serve(make_request(continuable=continuable))
-        for _ in range(tokens):
-            await anext(stream)
-        with pytest.raises(LaneLost, match=rf"{tokens} tokens were sent already: send the request again"):
-            await anext(stream)
-        (result,) = rack.results
-        assert (result.finish, result.attempts, result.output_tokens) == (Finish.ERROR, 1, tokens)
-        await rack.assert_empty()
-
-
-def test_with_no_lane_ready_a_request_waits_for_one() -> None:
-    async def main() -> None:
-        async with Rack(ONE_PAIR) as rack:
-            for lane in rack.lanes.values():
-                lane.die()
-            reading = rack.read(request := make_request())
-            await ticks()
-            assert rack.decisions == []
-            assert await reading == expected_tokens(request)
-            assert asyncio.get_running_loop().time() == 1.0
-            await rack.assert_empty()
-
-    run(main())
-
-
-def test_the_wait_for_a_lane_is_limited() -> None:
-    async def main() -> None:
-        async with Rack(ONE_PAIR, lane_wait_s=30.0) as rack:
-            for lane in rack.lanes.values():
-                lane.hold("start")
-                lane.die()
-            with pytest.raises(NoLane, match=r"waited 30 s for a lane: no lane is ready \(a lost, b lost\)"):
-                await read(rack.serve(make_request()))
-            assert asyncio.get_running_loop().time() == 30.0
-            assert [(result.finish, result.attempts) for result in rack.results] == [(Finish.ERROR, 0)]
-            await rack.assert_empty()
-
-    run(main())
-
-
-@pytest.mark.parametrize("how", ["cancel", "aclose"])
-async def test_ending_a_request_that_waits_for_a_lane(how: str) -> None:
-    async with Rack(ONE_PAIR, max_dispatched=1) as rack:
-        for lane in rack.lanes.values():
-            lane.hold("start")
-            lane.die()
-        stream = rack.serve(make_request())
-        reading = asyncio.create_task(read(stream))
-        await ticks()
-        if how == "cancel":
-            reading.cancel()
-        else:
-            await stream.aclose()
-        await asyncio.gather(reading, return_exceptions=True)
-        assert [result.finish for result in rack.results] == [Finish.ABORT]
-        rack.scheduler.check()
-        await rack.assert_empty()
-
-
 async def test_close_ends_everything_with_stopping() -> None:
     async with Rack(ONE_PAIR, max_dispatched=2) as rack:
         rack["a"].hold("prefill")
@@ -277,6 +163,22 @@ async def test_close_ends_everything_with_stopping() -> None:
         await rack.assert_empty()
 
 
+async def test_a_prompt_that_one_engine_must_read_stays_on_the_decode_lane() -> None:
+    async with Rack(ONE_PAIR) as rack:
+        request = make_request(splittable=False)
+        assert await read(rack.serve(request)) == expected_tokens(request)
+        (decision,) = rack.decisions
+        assert (decision.prefill, decision.decode) == ("b", "b")
+        assert decision.reason == "next in turn; its prompt must be read by one engine"
+        assert rack["a"].calls == [("start", "a")]
+
+
+async def test_a_prompt_that_is_on_one_lane_anyway_needs_no_other_decision() -> None:
+    async with Rack((("a", "a"),)) as rack:
+        await read(rack.serve(make_request(splittable=False)))
+        assert [decision.reason for decision in rack.decisions] == ["next in turn"]
+
+
 class LocalEngine:
     """One lane whose requests each play the same chunks."""
 
@@ -286,7 +188,9 @@ class LocalEngine:
     def signals(self) -> Mapping[LaneId, LaneSignals]:
         return {LaneId("a"): LaneSignals(LaneId("a"), LaneState.READY, 0.0)}
 
-    def stream(self, request: Request, decision: Decision, on_prefilled: Callable[[], None]) -> TokenStream:
+    def stream(
+        self, request: Request, decision: Decision, on_prefilled: Callable[[], None], sent: Sequence[int] = ()
+    ) -> TokenStream:
         async def generate() -> AsyncGenerator[Chunk, None]:
             on_prefilled()
             for chunk in self.chunks:
