@@ -44,7 +44,9 @@ def options(model: str, server: ServerConfig) -> Namespace:
     return args
 
 
-async def build(args: Namespace, client: StreamServeClient, scheduler: StreamScheduler, server: ServerConfig) -> ASGIApp:
+async def build(
+    args: Namespace, client: StreamServeClient, scheduler: StreamScheduler, server: ServerConfig
+) -> ASGIApp:
     """The application, ready to be served; it can be built while lanes still load."""
     app = build_app(args, TASKS, client.model_config)
     await init_app_state(client, app.state, args, TASKS)

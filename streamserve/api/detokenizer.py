@@ -1,4 +1,4 @@
-"""From chunks of tokens to vLLM's `RequestOutput`s: text, stop strings, logprobs, usage; once per request in the front."""
+"""From chunks of tokens to vLLM's `RequestOutput`s: text, stop strings, logprobs, usage; once a request, in front."""
 
 from collections.abc import Mapping
 
@@ -31,7 +31,7 @@ class Detokenizer:
 
     @property
     def open_requests(self) -> int:
-        return self._processor.get_num_unfinished_requests()
+        return len(self._processor.request_states)
 
     def open(
         self, request: EngineCoreRequest, prompt: str | None, parent: ParentRequest | None = None, index: int = 0

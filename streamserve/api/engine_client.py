@@ -143,8 +143,11 @@ class StreamServeClient(WithoutEngineControls):
             child = copy(core)
             child.request_id, child.sampling_params = parent.get_child_info(index)
             children.append(self._sequence(child, text, parent, index))
-        async for output in _merged(children):
-            yield output
+        try:
+            async for output in _merged(children):
+                yield output
+        finally:
+            self._detokenizer.close(parent.request_id)
 
 
 async def _merged(streams: Sequence[AsyncGenerator[RequestOutput, None]]) -> AsyncIterator[RequestOutput]:
@@ -195,7 +198,7 @@ def _request(core: EngineCoreRequest) -> Request:
 
 
 def _strip_transfer_parameters(core: EngineCoreRequest) -> None:
-    """Drop a client's own `kv_transfer_params`: an incomplete set can kill a decode engine, and where KV goes is ours."""
+    """Drop a client's own `kv_transfer_params`: an incomplete set can kill an engine, and where KV goes is ours."""
     sampling = core.sampling_params
     if sampling is not None and sampling.extra_args and "kv_transfer_params" in sampling.extra_args:
         kept = {key: value for key, value in sampling.extra_args.items() if key != "kv_transfer_params"}

@@ -9,7 +9,7 @@ from vllm.v1.metrics.loggers import StatLoggerManager
 from vllm.v1.metrics.stats import IterationStats
 
 FLUSH_S = 0.1
-"""How long per-request figures are gathered before they reach the series: one update per lane instead of one per token."""
+"""How long per-request figures are gathered before they reach the series: one update per lane, not one per token."""
 
 
 class EngineMetrics:
@@ -32,7 +32,7 @@ class EngineMetrics:
         if stats is None:
             stats = self._pending[lane] = IterationStats()
         # Latencies are taken against this stamp, the wall clock's as vLLM's arrival times are.
-        stats.iteration_timestamp = time.time()
+        stats.iteration_timestamp = time.time()  # noqa: TID251
         return stats
 
     def _flush(self) -> None:

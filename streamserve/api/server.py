@@ -7,10 +7,10 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol
 
 from streamserve.config import Config, ServerConfig
 from streamserve.errors import SetupError
@@ -22,7 +22,7 @@ from streamserve.types import LaneId, Result
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-T = TypeVar("T")
+    from streamserve.scheduler.scheduler import StreamScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ class Startup(Protocol):
 
     def stage(self, lane: LaneId, text: str) -> None: ...
 
-    def ready(
-        self, url: str, model: str, lanes: Sequence[LaneId], pairs: Sequence[tuple[LaneId, LaneId]]
-    ) -> None: ...
+    def ready(self, url: str, model: str, lanes: Sequence[LaneId], pairs: Sequence[tuple[LaneId, LaneId]]) -> None: ...
 
     def stopping(self) -> None: ...
 
@@ -62,18 +60,26 @@ async def _run(config: Config, startup: Startup) -> None:
     with closing(_listen(config.server)) as listener:
         startup.begin(config.model, [lane.id for lane in plans])
         async with AsyncExitStack() as down:
-            started = await _unless(stop, _start(config, plans, startup, down))
-            if started is not None:
-                app, name = started
+            starting = asyncio.create_task(_start(config, plans, startup, down))
+            if await _first(starting, stop):
+                app, name, scheduler = starting.result()
                 startup.ready(_url(listener), name, [lane.id for lane in plans], config.stream_pairs())
-                await _serve(app, listener, stop)
-            startup.stopping()
+                serving = asyncio.create_task(_serve(app, listener, stop))
+                await _first(serving, stop)
+                startup.stopping()
+                # Streams end with an error event first; then nothing keeps the HTTP server from ending.
+                await scheduler.close()
+                await serving
+            else:
+                startup.stopping()
+                starting.cancel()
+                await asyncio.gather(starting, return_exceptions=True)
 
 
 async def _start(
     config: Config, plans: Sequence[LanePlan], startup: Startup, down: AsyncExitStack
-) -> tuple["ASGIApp", str]:
-    """Bring up lanes and front side by side; the application and the model's public name. What to undo goes on `down`."""
+) -> tuple["ASGIApp", str, "StreamScheduler"]:
+    """Bring up lanes and front side by side: the application, the model's public name, who serves. `down` undoes it."""
     logs = _log_folder()
     launcher = Launcher(config.device, logs)
     launcher.prepare()
@@ -90,9 +96,7 @@ async def _start(
     args = app.options(path, config.server)
     startup.stage(FRONT, "loading the tokenizer")
     parts = await in_thread(lambda: front.build(config, path, plans))
-    lanes = [
-        VllmLane(lane, path, config.engine, launcher, logs, parts.metrics.engine_step) for lane in plans
-    ]
+    lanes = [VllmLane(lane, path, config.engine, launcher, logs, parts.metrics.engine_step) for lane in plans]
     serving = assemble(config, lanes, _log_result)
     down.push_async_callback(serving.aclose)
     startup.stage(FRONT, "ready")
@@ -100,7 +104,7 @@ async def _start(
     application, _ = await asyncio.gather(
         app.build(args, client, serving.scheduler, config.server), serving.start(startup.stage)
     )
-    return application, app.served_name(path, config.server)
+    return application, app.served_name(path, config.server), serving.scheduler
 
 
 async def _serve(app: "ASGIApp", listener: socket.socket, stop: asyncio.Event) -> None:
@@ -111,28 +115,21 @@ async def _serve(app: "ASGIApp", listener: socket.socket, stop: asyncio.Event) -
         uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=SHUTDOWN_S)
     )
     serving = asyncio.create_task(server.serve(sockets=[listener]))
-    stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
-    stopping.cancel()
+    await _first(serving, stop)
     server.should_exit = True
     await serving
 
 
-async def _unless(stop: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
-    """The result of `work`, or None if `stop` was set first; the work is then cancelled and has ended."""
-    working = asyncio.create_task(work)
+async def _first(work: asyncio.Task[Any], stop: asyncio.Event) -> bool:
+    """Wait until `work` has ended or `stop` is set; whether the work has ended."""
     stopping = asyncio.create_task(stop.wait())
-    await asyncio.wait((working, stopping), return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait((work, stopping), return_when=asyncio.FIRST_COMPLETED)
     stopping.cancel()
-    if working.done():
-        return working.result()
-    working.cancel()
-    await asyncio.gather(working, return_exceptions=True)
-    return None
+    return work.done()
 
 
 def _listen(server: ServerConfig) -> socket.socket:
-    """Bind before anything is loaded, so that a port in use is told at once; connections queue until the server is up."""
+    """Bind before anything is loaded: a port in use is told at once, and connections queue until the server is up."""
     family = socket.AF_INET6 if ":" in server.host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

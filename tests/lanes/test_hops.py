@@ -43,7 +43,7 @@ SAMPLINGS: list[dict[str, Any]] = [
 
 class TestPrefillHop:
     def test_asks_for_one_token_and_to_hold_the_kv(self) -> None:
-        hop = prefill_hop(make_request())
+        hop = prefill_hop(make_request(), continuable=True)
         assert sampling_of(hop).max_tokens == 1
         assert sampling_of(hop).extra_args == {"kv_transfer_params": HOLD_FOR_FETCHING}
         assert (hop.request_id, hop.prompt_token_ids, hop.cache_salt, hop.priority) == ("r", [1, 2, 3], "salt", 2)
@@ -52,38 +52,40 @@ class TestPrefillHop:
     def test_the_request_itself_stays_as_it_is(self, sampling: dict[str, Any]) -> None:
         request = make_request(**sampling)
         before = deepcopy(request)
-        prefill_hop(request)
+        prefill_hop(request, continuable=True)
         assert request == before
 
     def test_a_request_for_one_token_is_whole(self) -> None:
         request = make_request(max_tokens=1, logprobs=1)
-        assert prefill_hop(request) is request
+        assert prefill_hop(request, continuable=True) is request
 
     def test_an_unlimited_request_prefills_one_token_as_well(self) -> None:
-        assert sampling_of(prefill_hop(make_request(max_tokens=None))).max_tokens == 1
+        assert sampling_of(prefill_hop(make_request(max_tokens=None), continuable=True)).max_tokens == 1
 
     @pytest.mark.parametrize(("asked", "given"), [(0, 0), (1, 1), (5, 1)])
     def test_the_one_token_may_be_the_end_only_if_the_request_allows(self, asked: int, given: int) -> None:
-        assert sampling_of(prefill_hop(make_request(min_tokens=asked))).min_tokens == given
+        assert sampling_of(prefill_hop(make_request(min_tokens=asked), continuable=True)).min_tokens == given
 
     @pytest.mark.parametrize(
         "reported",
         [{"logprobs": 2}, {"logprob_token_ids": [4, 5]}, {"structured_outputs": StructuredOutputsParams(regex="a+")}],
     )
     def test_what_concerns_sampled_tokens_is_the_decode_lanes_and_so_is_the_end(self, reported: dict[str, Any]) -> None:
-        hop = sampling_of(prefill_hop(make_request(**reported)))
+        hop = sampling_of(prefill_hop(make_request(**reported), continuable=False))
         assert (hop.logprobs, hop.logprob_token_ids, hop.structured_outputs) == (None, None, None)
         assert hop.min_tokens == 1
 
     def test_how_the_token_is_drawn_and_the_clients_own_arguments_are_kept(self) -> None:
         hop = sampling_of(
-            prefill_hop(make_request(temperature=0.5, top_k=3, stop_token_ids=[9], extra_args={"own": 1}))
+            prefill_hop(
+                make_request(temperature=0.5, top_k=3, stop_token_ids=[9], extra_args={"own": 1}), continuable=True
+            )
         )
         assert (hop.temperature, hop.top_k, hop.stop_token_ids) == (0.5, 3, [9])
         assert hop.extra_args == {"own": 1, "kv_transfer_params": HOLD_FOR_FETCHING}
 
     def test_every_hop_has_parameters_of_its_own(self) -> None:
-        first, second = (sampling_of(prefill_hop(make_request())).extra_args for _ in range(2))
+        first, second = (sampling_of(prefill_hop(make_request(), continuable=True)).extra_args for _ in range(2))
         assert first is not None
         assert second is not None
         assert first["kv_transfer_params"] is not second["kv_transfer_params"]

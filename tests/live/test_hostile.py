@@ -1,5 +1,6 @@
 """Input that means harm, or means nothing: each is answered 4xx, and none costs a running request."""
 
+import json
 import random
 import string
 from concurrent.futures import ThreadPoolExecutor
@@ -16,16 +17,14 @@ MALFORMED = 1000
 
 def body(rng: random.Random, model: str) -> bytes:
     """A request that no server should accept: truncated, mistyped, out of range, or not JSON at all."""
-    import json
-
     good = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
-    broken = {
+    broken: dict[str, list[object]] = {
         "messages": [None, "hi", 7, [], [{"role": "user"}], [{"content": "x"}], [{"role": 5, "content": []}], {}],
         "max_tokens": ["many", -5, 1.5, [], 10**9],
         "temperature": ["hot", -1, {}, 1e400],
         "top_p": [0, 7, "all"],
         "n": [0, -1, "two", 2.5],
-        "model": [None, 3, "no-such-model", ["a"]],
+        "model": [3, "no-such-model", ["a"]],
         "stop": [5, {"a": 1}, [1]],
         "response_format": ["json", {"type": "json_schema"}, {"type": "nonsense"}],
         "logit_bias": ["x", {"-7": "x"}],
@@ -59,10 +58,12 @@ def test_malformed_requests_are_refused_while_others_are_served(server: Server) 
             pool.map(lambda content: client.post("/v1/chat/completions", content=content, headers=headers), bodies)
         )
         assert running.result().usage.completion_tokens == 100
-    for content, reply in zip(bodies, replies, strict=True):
-        assert 400 <= reply.status_code < 500, (content, reply.status_code, reply.text)
-        assert reply.json()["error"]["message"], (content, reply.text)
-        assert "Traceback" not in reply.text
+    wrong = {
+        content: (reply.status_code, reply.text[:200])
+        for content, reply in zip(bodies, replies, strict=True)
+        if not 400 <= reply.status_code < 500 or not reply.json()["error"]["message"] or "Traceback" in reply.text
+    }
+    assert not wrong
     assert {lane["restarts"] for lane in server.lanes().values()} == {0}
     server.wait_idle()
 

@@ -21,6 +21,7 @@ def serve(*arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "streamserve", "serve", *arguments]
     return subprocess.run(
         command,
+        check=False,
         capture_output=True,
         text=True,
         timeout=120,

@@ -25,9 +25,10 @@ async def short_stream(client: openai.AsyncOpenAI, model: str, number: int) -> i
         stream_options={"include_usage": True},
         extra_body={"ignore_eos": True},
     )
+    tokens = 0
     async for chunk in stream:
-        usage = chunk.usage
-    return int(usage.completion_tokens)
+        tokens = chunk.usage.completion_tokens if chunk.usage else tokens
+    return tokens
 
 
 async def wave(server: Server) -> list[int]:

@@ -135,7 +135,7 @@ def test_a_required_tool_is_called(server: Server) -> None:
         "required": ["day"],
         "additionalProperties": False,
     }
-    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters}}
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": parameters, "strict": True}}
     completion = server.openai.chat.completions.create(
         model=server.model,
         messages=[{"role": "user", "content": "What is the weather?"}],

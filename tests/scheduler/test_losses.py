@@ -243,7 +243,8 @@ def test_a_resumed_request_does_not_wait_for_a_lane_for_ever() -> None:
 async def test_a_request_resumes_as_often_as_it_has_attempts() -> None:
     async with Rack(ONE_PAIR, flaky_b(None, LOST, None, LOST, None, LOST), max_attempts=3) as rack:
         request = make_request(max_tokens=12, continuable=True)
-        stream, got = rack.serve(request), []
+        stream = rack.serve(request)
+        got: list[int] = []
         with pytest.raises(LaneLost, match="gave up after 3 attempts"):
             async for chunk in stream:
                 got.extend(chunk.token_ids)

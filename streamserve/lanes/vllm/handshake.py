@@ -28,7 +28,7 @@ class Addresses:
     outputs: str = field(default_factory=_address)
 
     def unlink(self) -> None:
-        """Remove the sockets' files once the engine is gone; earlier, an engine still on its way would never connect."""
+        """Remove the sockets' files once the engine is gone; any earlier, one still on its way would never connect."""
         for address in (self.handshake, self.inputs, self.outputs):
             Path(address.removeprefix("ipc://")).unlink(missing_ok=True)
 

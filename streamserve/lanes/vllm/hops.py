@@ -19,17 +19,19 @@ HOLD_FOR_FETCHING = {
 }
 
 
-def prefill_hop(request: EngineCoreRequest) -> EngineCoreRequest:
-    """One token of the request, with the prompt's KV held for a decode lane; nothing held if one token is all."""
+def prefill_hop(request: EngineCoreRequest, continuable: bool) -> EngineCoreRequest:
+    """One token of the request, with the prompt's KV held for a decode lane; nothing held if one token is all.
+
+    continuable: whether that token is sent to the client; if not, the decode lane samples the first token itself.
+    """
     sampling = _sampling(request)
     if sampling.max_tokens == 1:
         return request
-    # With a grammar or logprobs it is the decode lane that samples the first token, so none drawn here may be the end.
-    samples_again = (sampling.structured_outputs, sampling.logprobs, sampling.logprob_token_ids) != (None, None, None)
+    # A grammar and logprobs concern the token that the decode lane samples, and the one drawn here must not be the end.
     sampling.structured_outputs = None
     sampling.logprobs = None
     sampling.logprob_token_ids = None
-    sampling.min_tokens = 1 if samples_again else min(sampling.min_tokens, 1)
+    sampling.min_tokens = min(sampling.min_tokens, 1) if continuable else 1
     sampling.max_tokens = 1
     sampling.extra_args = {**(sampling.extra_args or {}), "kv_transfer_params": dict(HOLD_FOR_FETCHING)}
     hop = copy(request)

@@ -85,7 +85,7 @@ class VllmLane:
         return reason
 
     async def prefill(self, request: Request) -> Prefilled:
-        hop = prefill_hop(request.payload)
+        hop = prefill_hop(request.payload, request.continuable)
         stream = await self._ready_link().submit(hop)
         try:
             chunk = await anext(stream)
@@ -151,7 +151,7 @@ class VllmLane:
 
     def _ready_link(self) -> EngineLink:
         if self._link is None or self._current() is not LaneState.READY:
-            raise LaneLost(f"{self.id} is {self._current()}{f': {self._error}' if self._error else ''}")
+            raise LaneLost(f"{self.id} is {self._current()}{f': {self._error}' if self._error else ''}", lane=self.id)
         return self._link
 
     def _take_in(self, outputs: EngineCoreOutputs) -> None:

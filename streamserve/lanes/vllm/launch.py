@@ -1,7 +1,7 @@
 """Starting, watching and stopping the process of a lane's engine.
 
-CPU lanes are forked from one process that has vLLM imported already (multiprocessing's forkserver): importing takes some
-8 s of a core, more than all the rest of a small model's start, and is so paid once however many lanes there are.
+CPU lanes are forked from one process that has vLLM imported already (multiprocessing's forkserver): importing takes
+some 8 s of a core, more than all the rest of a small model's start, and is so paid once however many lanes there are.
 GPU lanes are spawned afresh, since a CUDA runtime does not survive a fork.
 """
 

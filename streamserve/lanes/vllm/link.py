@@ -64,7 +64,7 @@ class EngineLink:
         not meet the first one here, whose KV the engine may still hold. Outputs carry the original id.
         """
         if self._lost is not None:
-            raise LaneLost(self._lost)
+            raise LaneLost(self._lost, lane=self.lane)
         sent = copy(request)
         sent.request_id = f"{request.request_id}/{next(self._numbers)}"
         stream = EngineStream(self, sent.request_id, request.request_id)
@@ -73,7 +73,7 @@ class EngineLink:
             await self._client.add_request_async(sent)
         except EngineDeadError as error:
             self._streams.pop(sent.request_id, None)
-            raise LaneLost("the lane's engine died") from error
+            raise LaneLost(f"{self.lane} died", lane=self.lane) from error
         except BaseException:
             self.abort(sent.request_id)
             raise
@@ -106,7 +106,7 @@ class EngineLink:
 
     async def close(self) -> None:
         """Close the sockets; the engine's process is not ours to end."""
-        self.fail("the lane was stopped")
+        self.fail(f"{self.lane} was stopped")
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         self._client.shutdown()
@@ -116,7 +116,7 @@ class EngineLink:
             try:
                 outputs = await self._client.get_output_async()
             except EngineDeadError:
-                self.fail("the lane's engine died")
+                self.fail(f"{self.lane} died")
                 return
             for output in outputs.outputs:
                 stream = self._streams.get(output.request_id)
@@ -149,7 +149,7 @@ class EngineStream:
                 raise StopAsyncIteration
             if self._error is not None:
                 self._ended = True
-                raise LaneLost(self._error)
+                raise LaneLost(self._error, lane=self._link.lane)
             self._arrived.clear()
             await self._arrived.wait()
         chunk = self._chunks.popleft()

@@ -1,7 +1,7 @@
 """The process of one lane: environment, cores, log, then vLLM's engine core until it is told to stop.
 
-Importing this module is cheap: the heavy imports happen in `run`, or before it in the process that lanes are forked from
-(`preload`).
+Importing this module is cheap: the heavy imports happen in `run`, or before it in the process that lanes are forked
+from (`preload`).
 """
 
 import ctypes
@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamserve.types import LaneId
+
 
 @dataclass(frozen=True, slots=True)
 class EngineSpec:
@@ -38,7 +39,7 @@ class Report:
 def run(spec: EngineSpec, reports: Connection) -> None:
     """The process's main function: become the engine of a lane and serve until SIGTERM."""
     os.environ.update(spec.environment)
-    # A session of its own: Ctrl-C in the terminal reaches the front only, and the lane's process group can be killed whole.
+    # A session of its own: Ctrl-C in the terminal reaches the front only, and the lane can be killed with its children.
     os.setsid()
     _die_with_parent()
     _log_to(spec.log)
@@ -72,7 +73,7 @@ def _serve(spec: EngineSpec, reports: Connection) -> None:
 
 
 def _die_with_parent() -> None:
-    """Have the kernel kill this process when the one that forked it ends, however it ends: no lane outlives its front."""
+    """Have the kernel kill this process when the one that forked it has ended: no lane outlives its front."""
     pr_set_pdeathsig = 1
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(pr_set_pdeathsig, signal.SIGKILL) != 0:
