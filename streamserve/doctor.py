@@ -7,13 +7,12 @@ from enum import StrEnum
 
 from streamserve.config import Config
 from streamserve.errors import SetupError
+from streamserve.lanes.vllm.memory import FRONT_GIB, lane_memory_gib
 from streamserve.lanes.vllm.plan import plan
 from streamserve.lanes.vllm.version import SUPPORTED
 from streamserve.machine import Machine
 
 EMBEDDED_WEIGHTS_GIB = 0.27
-FRONT_GIB = 0.8
-"""Memory of the process that serves HTTP, measured."""
 PREFERENCE = ("gpu-two-pairs", "gpu-shared", "cpu-pair", "unified")
 """Which shipped configuration to recommend: the first that this machine can run."""
 
@@ -53,14 +52,6 @@ class Recommendation:
     @property
     def command(self) -> str:
         return f"streamserve serve --config {self.config}"
-
-
-def lane_memory_gib(kv_cache_gib: float, weights_gib: float) -> float:
-    """Memory of one CPU lane: its KV blocks, the weights, and 0.93 GiB for vLLM, torch and a step's activations.
-
-    Measured: 2.2 GiB with 1 GiB of KV and 0.27 GiB of weights.
-    """
-    return kv_cache_gib + weights_gib + 0.93
 
 
 def findings(machine: Machine) -> list[Finding]:

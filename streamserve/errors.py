@@ -16,6 +16,12 @@ from http import HTTPStatus
 from streamserve.types import LaneId
 
 
+def one_line(error: BaseException) -> str:
+    """Another library's error, its kind and the first line of what it says."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
+
+
 class StreamServeError(Exception):
     """Base of the tree."""
 

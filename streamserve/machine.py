@@ -82,7 +82,7 @@ def inspect_machine(port: int = 8000) -> Machine:
         core_ids=available_cores() if linux else tuple(range(os.cpu_count() or 1)),
         cpu_limit=cpu_limit(_CGROUPS),
         cpu_flags=_cpu_flags(_text(Path("/proc/cpuinfo"))),
-        memory_gib=_available_bytes() / GIB,
+        memory_gib=available_memory_gib(),
         gpus=gpus,
         gpu_driver=driver,
         packages=installed(_PACKAGES),
@@ -145,12 +145,13 @@ def _model_ready() -> bool:
         return False
 
 
-def _available_bytes() -> int:
+def available_memory_gib() -> float:
+    """What this process may still take: the machine's free memory or, if less, what its cgroup leaves."""
     import psutil
 
     available = psutil.virtual_memory().available
     left = memory_left_bytes(_CGROUPS)
-    return available if left is None else min(available, left)
+    return (available if left is None else min(available, left)) / GIB
 
 
 def _gpus(visible: str | None) -> tuple[tuple[Gpu, ...], str]:

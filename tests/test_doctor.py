@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from streamserve import doctor
 from streamserve.config import Config, LaneConfig, load, names
-from streamserve.doctor import Finding, Level, Verdict, findings, lane_memory_gib, recommend, verdict
+from streamserve.doctor import Finding, Level, Verdict, findings, recommend, verdict
+from streamserve.lanes.vllm.memory import lane_memory_gib
 from streamserve.machine import Gpu, Machine
 from streamserve.types import LaneId
 

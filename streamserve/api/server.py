@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from streamserve.config import Config, ServerConfig
-from streamserve.errors import SetupError
+from streamserve.errors import SetupError, one_line
+from streamserve.flowguard import routers
 from streamserve.lanes.vllm import environment, model, version
 from streamserve.lanes.vllm.launch import Launcher, in_thread
+from streamserve.lanes.vllm.memory import check_fits
 from streamserve.lanes.vllm.plan import LanePlan, available_cores, plan
+from streamserve.machine import available_memory_gib
 from streamserve.types import LaneId, Result
 
 if TYPE_CHECKING:
@@ -57,6 +60,8 @@ async def _run(config: Config, startup: Startup) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     plans = plan(config, available_cores())
+    # Built again with the lanes; here so that a wrong name costs no start.
+    routers.build(config.router, config.stream_pairs())
     with closing(_listen(config.server)) as listener:
         startup.begin(config.model, [lane.id for lane in plans])
         async with AsyncExitStack() as down:
@@ -86,6 +91,7 @@ async def _start(
     _prepare_front(config.device, logs / "front.log")
     startup.stage(FRONT, "preparing the model")
     path = str(await in_thread(lambda: model.resolve(config.model, lambda text: startup.stage(FRONT, text))))
+    check_fits(config, path, available_memory_gib())
     startup.stage(FRONT, "importing vLLM")
     await in_thread(_import_front)
 
@@ -95,7 +101,10 @@ async def _start(
 
     args = app.options(path, config.server)
     startup.stage(FRONT, "loading the tokenizer")
-    parts = await in_thread(lambda: front.build(config, path, plans))
+    try:
+        parts = await in_thread(lambda: front.build(config, path, plans))
+    except Exception as error:
+        raise SetupError(f"vLLM cannot serve {path}: {one_line(error)} (its log: {logs / 'front.log'})") from error
     lanes = [VllmLane(lane, path, config.engine, launcher, logs, parts.metrics.engine_step) for lane in plans]
     serving = assemble(config, lanes, _log_result)
     down.push_async_callback(serving.aclose)

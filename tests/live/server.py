@@ -107,6 +107,7 @@ def running(log: Path, *arguments: str) -> Iterator[Server]:
             process.kill()
             process.wait()
         _, left = psutil.wait_procs(below, timeout=5)
+        left = [process for process in left if process.status() != psutil.STATUS_ZOMBIE]
         for orphan in left:
             orphan.kill()
         assert not left, f"the server left processes behind: {left}\n{log.read_text()}"

@@ -19,7 +19,7 @@ def body(rng: random.Random, model: str) -> bytes:
     """A request that no server should accept: truncated, mistyped, out of range, or not JSON at all."""
     good = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
     broken: dict[str, list[object]] = {
-        "messages": [None, "hi", 7, [], [{"role": "user"}], [{"content": "x"}], [{"role": 5, "content": []}], {}],
+        "messages": [None, "hi", 7, [], [{"content": "x"}], [{"role": 5, "content": []}], {}],
         "max_tokens": ["many", -5, 1.5, [], 10**9],
         "temperature": ["hot", -1, {}, 1e400],
         "top_p": [0, 7, "all"],
@@ -59,7 +59,7 @@ def test_malformed_requests_are_refused_while_others_are_served(server: Server) 
         )
         assert running.result().usage.completion_tokens == 100
     wrong = {
-        content: (reply.status_code, reply.text[:200])
+        content: (reply.status_code, reply.text[:80])
         for content, reply in zip(bodies, replies, strict=True)
         if not 400 <= reply.status_code < 500 or not reply.json()["error"]["message"] or "Traceback" in reply.text
     }

@@ -9,6 +9,7 @@ import os
 import sys
 
 from streamserve.lanes.vllm.launch import IMPORT_LOG
+from streamserve.lanes.vllm.process import die_with_parent
 
 MODULES = [
     "vllm.v1.engine.core",
@@ -25,6 +26,9 @@ if path := os.environ.get(IMPORT_LOG):
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
+
+# The server of forks ends by itself when its front has gone, but not in the middle of importing.
+die_with_parent()
 
 for name in MODULES:
     importlib.import_module(name)

@@ -13,6 +13,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Literal
 
+from streamserve.errors import one_line
 from streamserve.types import LaneId
 
 
@@ -41,14 +42,14 @@ def run(spec: EngineSpec, reports: Connection) -> None:
     os.environ.update(spec.environment)
     # A session of its own: Ctrl-C in the terminal reaches the front only, and the lane can be killed with its children.
     os.setsid()
-    _die_with_parent()
+    die_with_parent()
     _log_to(spec.log)
     if spec.cores:
         os.sched_setaffinity(0, spec.cores)
     try:
         _serve(spec, reports)
     except Exception as error:
-        reports.send(Report("failed", _one_line(error)))
+        reports.send(Report("failed", one_line(error)))
         raise
 
 
@@ -72,8 +73,8 @@ def _serve(spec: EngineSpec, reports: Connection) -> None:
     )
 
 
-def _die_with_parent() -> None:
-    """Have the kernel kill this process when the one that forked it has ended: no lane outlives its front."""
+def die_with_parent() -> None:
+    """Have the kernel kill this process when the one that started it has ended: no lane outlives its front."""
     pr_set_pdeathsig = 1
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(pr_set_pdeathsig, signal.SIGKILL) != 0:
@@ -87,8 +88,3 @@ def _log_to(path: Path) -> None:
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-
-
-def _one_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return f"{type(error).__name__}: {lines[0] if lines else 'no message'}"
