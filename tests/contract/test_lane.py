@@ -13,6 +13,7 @@ from streamserve.errors import LaneLost
 from streamserve.protocols import Lane, TokenStream
 from streamserve.types import Chunk, Finish, LaneState, Prefilled
 from tests.contract.rig import RIGS, Rig
+from tests.contract.vllm_rig import vllm_rig
 from tests.fakes import ticks
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -21,9 +22,16 @@ WAIT_S = 30.0
 LONG_TOKENS = 200
 
 
-@pytest_asyncio.fixture(params=sorted(RIGS), scope="module", loop_scope="module")
+ALL_RIGS = {**RIGS, "vllm": vllm_rig}
+
+
+@pytest_asyncio.fixture(
+    params=["fake", pytest.param("vllm", marks=[pytest.mark.live, pytest.mark.timeout(300)])],
+    scope="module",
+    loop_scope="module",
+)
 async def shared_rig(request: pytest.FixtureRequest) -> AsyncIterator[Rig]:
-    async with RIGS[request.param]() as rig:
+    async with ALL_RIGS[request.param]() as rig:
         yield rig
 
 

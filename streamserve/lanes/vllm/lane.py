@@ -78,8 +78,10 @@ class VllmLane:
         progress(self.id, f"ready in {now() - started_s:.1f} s")
 
     async def lost(self) -> str:
-        assert self._process is not None, "lost() is for a lane that was started"
-        reason = await self._process.exited()
+        reason = await self._process.exited() if self._process is not None else ""
+        if self._state is LaneState.STOPPED:
+            # Stopped on purpose, hence never lost: whoever waits for a loss waits until it is cancelled.
+            await asyncio.get_running_loop().create_future()
         self._error = reason
         await self._take_down(LaneState.LOST)
         return reason

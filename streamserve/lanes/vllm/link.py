@@ -110,6 +110,8 @@ class EngineLink:
         self._pump.cancel()
         await asyncio.gather(self._pump, return_exceptions=True)
         self._client.shutdown()
+        # vLLM leaves its context to the garbage collector; a restarted lane would add threads and files each time.
+        self._client.resources.ctx.destroy(linger=0)
 
     async def _receive(self) -> None:
         while True:

@@ -1,0 +1,167 @@
+"""`python -m streamserve.bench.handover`: what a stream pair costs over its parts, on this machine.
+
+Two one-core lanes and the HTTP front run in this process, as `streamserve serve` wires them. In turn, per repeat: a
+prompt prefilled alone, the same length through the pair, over HTTP, and decoded on the decode lane alone.
+"""
+
+import argparse
+import asyncio
+import random
+import socket
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from streamserve import config as configuration
+from streamserve.bench.figures import ratio, spread
+from streamserve.clock import now
+from streamserve.config import EMBEDDED_MODEL, Config
+from streamserve.lanes.vllm import model, plan
+from streamserve.lanes.vllm.launch import Launcher
+from streamserve.protocols import Lane, TokenStream
+from streamserve.types import Decision, LaneId, Request
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """One request: time to the first token, and the mean time of each after the second."""
+
+    ttft_s: float
+    tpot_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Rig:
+    """Ready lanes, the scheduler over them, and where its HTTP front listens."""
+
+    lanes: dict[LaneId, Lane]
+    engine: Any
+    url: str
+    name: str
+
+
+@asynccontextmanager
+async def rig(config: Config) -> AsyncIterator[Rig]:
+    """The default topology with its front, in this process."""
+    import uvicorn
+
+    from streamserve.api import app, front
+    from streamserve.build import assemble
+    from streamserve.lanes.vllm.lane import VllmLane
+    from streamserve.pipeserve.pipeserve import PipeServe
+
+    plans = plan.plan(config, plan.available_cores())
+    logs = Path(tempfile.mkdtemp(prefix="streamserve-bench-"))
+    path = str(model.resolve(EMBEDDED_MODEL, print))
+    launcher = Launcher(config.device, logs)
+    parts = front.build(config, path, plans)
+    lanes = [VllmLane(each, path, config.engine, launcher, logs, parts.metrics.engine_step) for each in plans]
+    serving = assemble(config, lanes, lambda _result: None)
+    await serving.start(lambda _lane, _stage: None)
+    application = await app.build(
+        app.options(path, config.server), parts.client(serving.scheduler), serving.scheduler, config.server
+    )
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
+    listening = asyncio.create_task(server.serve(sockets=[listener]))
+    try:
+        table = {lane.id: lane for lane in lanes}
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        yield Rig(table, PipeServe(table), url, app.served_name(path, config.server))
+    finally:
+        server.should_exit = True
+        await listening
+        await serving.aclose()
+
+
+def request(prompt: list[int], output_tokens: int) -> Request:
+    """A greedy request of exactly this many output tokens."""
+    from vllm.sampling_params import SamplingParams
+    from vllm.v1.engine import EngineCoreRequest
+
+    name = f"bench-{prompt[0]}"
+    payload = EngineCoreRequest(
+        request_id=name,
+        external_req_id=name,
+        prompt_token_ids=prompt,
+        mm_features=None,
+        sampling_params=SamplingParams(max_tokens=output_tokens, temperature=0.0, ignore_eos=True),
+        pooling_params=None,
+        arrival_time=0.0,
+        lora_request=None,
+        cache_salt=None,
+        data_parallel_rank=None,
+    )
+    return Request(name, prompt, output_tokens, now(), payload, continuable=True)
+
+
+async def timed(stream: TokenStream, started_s: float) -> Timing:
+    """Read a stream to its end."""
+    arrivals_s = [now() async for _ in stream]
+    return Timing(arrivals_s[0] - started_s, (arrivals_s[-1] - arrivals_s[1]) / (len(arrivals_s) - 2))
+
+
+async def over_http(client: Any, rig: Rig, prompt: list[int], output_tokens: int) -> float:
+    """Time to the first token over HTTP, in seconds."""
+    body = {"model": rig.name, "prompt": prompt, "max_tokens": output_tokens, "temperature": 0, "stream": True}
+    started_s = now()
+    async with client.stream("POST", f"{rig.url}/v1/completions", json=body) as response:
+        lines = response.aiter_lines()
+        await anext(lines)
+        return now() - started_s
+
+
+async def measure(rig: Rig, prompt_tokens: int, output_tokens: int, repeats: int) -> None:
+    """Print the comparison."""
+    import httpx
+
+    prefill, decode = rig.lanes.values()
+    pair = Decision(prefill.id, decode.id, "bench", "measured")
+    rng = random.Random(0)
+    alone_s, pair_s, http_s, lane_tpot_s, pair_tpot_s = [], [], [], [], []
+    async with httpx.AsyncClient(timeout=60) as client:
+        for repeat in range(repeats + 1):
+            # A prompt of its own for every request, so that no prefix is cached.
+            prompts = [[rng.randrange(1000, 40000) for _ in range(prompt_tokens)] for _ in range(4)]
+            started_s = now()
+            prefilled = await prefill.prefill(request(prompts[0], output_tokens))
+            alone = now() - started_s
+            assert prefilled.kv is not None
+            await decode.release(prefilled.kv)
+            through = await timed(rig.engine.stream(request(prompts[1], output_tokens), pair, lambda: None), now())
+            http = await over_http(client, rig, prompts[2], 1)
+            by_itself = await timed(await decode.decode(request(prompts[3], output_tokens)), now())
+            if repeat == 0:
+                continue  # the lanes meet for the first time
+            alone_s.append(alone)
+            pair_s.append(through.ttft_s)
+            http_s.append(http)
+            lane_tpot_s.append(by_itself.tpot_s)
+            pair_tpot_s.append(through.tpot_s)
+    print(f"prompt of {prompt_tokens} tokens, {output_tokens} output tokens; median (quartiles)")
+    print(f"prefill alone                s  {spread(alone_s)}")
+    print(f"TTFT of the pair             s  {spread(pair_s)}")
+    print(f"  over prefill alone         x  {ratio(pair_s, alone_s)}")
+    print(f"TTFT over HTTP, one token    s  {spread(http_s)}")
+    print(f"  above prefill alone        ms {spread([1e3 * (a - b) for a, b in zip(http_s, alone_s, strict=True)])}")
+    print(f"TPOT of the decode lane      s  {spread(lane_tpot_s)}")
+    print(f"TPOT of the pair             s  {spread(pair_tpot_s)}")
+    print(f"  over the lane alone        x  {ratio(pair_tpot_s, lane_tpot_s)}")
+
+
+async def main(prompt_tokens: int, output_tokens: int, repeats: int) -> None:
+    config = configuration.load("cpu-pair")
+    async with rig(config) as ready:
+        await measure(ready, prompt_tokens, output_tokens, repeats)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--prompt-tokens", type=int, default=256)
+    parser.add_argument("--output-tokens", type=int, default=40)
+    parser.add_argument("--repeats", type=int, default=12)
+    arguments = parser.parse_args()
+    asyncio.run(main(arguments.prompt_tokens, arguments.output_tokens, arguments.repeats))
