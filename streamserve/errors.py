@@ -42,28 +42,24 @@ class ServeError(StreamServeError):
     """One request could not be served."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
-    retry_after_s: float | None = None
 
 
 class Overloaded(ServeError):
     """The admission queue is full."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
-    retry_after_s = 1.0
 
 
 class NoLane(ServeError):
     """No lane is ready to take the request."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    retry_after_s = 5.0
 
 
 class LaneLost(ServeError):
     """The lane died under the request; `lane` says which one, where that is known."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
-    retry_after_s = 1.0
 
     def __init__(self, message: str, *, lane: LaneId | None = None) -> None:
         super().__init__(message)

@@ -12,13 +12,15 @@ from streamserve.types import Decision
 PREFILL_LANE = b"x-streamserve-prefill-lane"
 DECODE_LANE = b"x-streamserve-decode-lane"
 REQUEST_ID = b"x-request-id"
+RETRY_AFTER_S = b"1"
+"""Sent with 429 and 503: a queue moves and a lane restarts within seconds, and OpenAI's clients wait this long."""
 
 
 class HeadersMiddleware:
     """Gives every request an id and every response the headers that name it and the lanes that served it.
 
-    The start of a response is held back until its body begins: by then the lanes are chosen, and a request that fails
-    before its first token has not yet been promised a 200.
+    The start of a response is held back until its body begins: by then the lanes are chosen. So a stream that fails
+    before its first token is no stream yet, and is answered with the error's own status.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -32,15 +34,21 @@ class HeadersMiddleware:
         noted: list[Decision] = []
         trace.decisions.set(noted)
         start: Message | None = None
+        over = False
 
         async def held(message: Message) -> None:
-            nonlocal start
+            nonlocal start, over
             if message["type"] == "http.response.start":
                 start = message
                 return
+            if over:
+                return
             if start is not None:
                 opening, start = start, None
-                opening["headers"] = [*opening.get("headers", ()), *_headers(request_id, noted)]
+                if failed := _failed_stream(opening, message):
+                    opening, message = failed
+                    over = True
+                opening["headers"] = [*opening.get("headers", ()), *_headers(opening["status"], request_id, noted)]
                 await send(opening)
             await send(message)
 
@@ -113,8 +121,21 @@ def _request_id(scope: Scope) -> bytes:
     return made
 
 
-def _headers(request_id: bytes, noted: list[Decision]) -> list[tuple[bytes, bytes]]:
+def _failed_stream(start: Message, body: Message) -> tuple[Message, Message] | None:
+    """The plain response that a stream becomes whose first event is an error; None for any other response."""
+    event: bytes = body.get("body", b"")
+    if start["status"] != HTTPStatus.OK or not event.startswith(b'data: {"error"'):
+        return None
+    error = event.removeprefix(b"data: ").partition(b"\n\n")[0]
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(error)).encode())]
+    status = json.loads(error)["error"]["code"]
+    return {**start, "status": status, "headers": headers}, {"type": "http.response.body", "body": error}
+
+
+def _headers(status: int, request_id: bytes, noted: list[Decision]) -> list[tuple[bytes, bytes]]:
     headers = [(REQUEST_ID, request_id)]
+    if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
+        headers.append((b"retry-after", RETRY_AFTER_S))
     if noted:
         headers.append((PREFILL_LANE, ",".join(decision.prefill for decision in noted).encode()))
         headers.append((DECODE_LANE, ",".join(decision.decode for decision in noted).encode()))

@@ -22,7 +22,7 @@ from streamserve.config import EMBEDDED_MODEL, Config
 from streamserve.lanes.vllm import model, plan
 from streamserve.lanes.vllm.launch import Launcher
 from streamserve.protocols import Lane, TokenStream
-from streamserve.types import Decision, LaneId, Request
+from streamserve.types import Decision, LaneId
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,34 +68,13 @@ async def rig(config: Config) -> AsyncIterator[Rig]:
     server = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
     listening = asyncio.create_task(server.serve(sockets=[listener]))
     try:
-        table = {lane.id: lane for lane in lanes}
+        table: dict[LaneId, Lane] = {lane.id: lane for lane in lanes}
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         yield Rig(table, PipeServe(table), url, app.served_name(path, config.server))
     finally:
         server.should_exit = True
         await listening
         await serving.aclose()
-
-
-def request(prompt: list[int], output_tokens: int) -> Request:
-    """A greedy request of exactly this many output tokens."""
-    from vllm.sampling_params import SamplingParams
-    from vllm.v1.engine import EngineCoreRequest
-
-    name = f"bench-{prompt[0]}"
-    payload = EngineCoreRequest(
-        request_id=name,
-        external_req_id=name,
-        prompt_token_ids=prompt,
-        mm_features=None,
-        sampling_params=SamplingParams(max_tokens=output_tokens, temperature=0.0, ignore_eos=True),
-        pooling_params=None,
-        arrival_time=0.0,
-        lora_request=None,
-        cache_salt=None,
-        data_parallel_rank=None,
-    )
-    return Request(name, prompt, output_tokens, now(), payload, continuable=True)
 
 
 async def timed(stream: TokenStream, started_s: float) -> Timing:
@@ -118,6 +97,8 @@ async def measure(rig: Rig, prompt_tokens: int, output_tokens: int, repeats: int
     """Print the comparison."""
     import httpx
 
+    from streamserve.lanes.vllm.requests import greedy_request
+
     prefill, decode = rig.lanes.values()
     pair = Decision(prefill.id, decode.id, "bench", "measured")
     rng = random.Random(0)
@@ -127,13 +108,18 @@ async def measure(rig: Rig, prompt_tokens: int, output_tokens: int, repeats: int
             # A prompt of its own for every request, so that no prefix is cached.
             prompts = [[rng.randrange(1000, 40000) for _ in range(prompt_tokens)] for _ in range(4)]
             started_s = now()
-            prefilled = await prefill.prefill(request(prompts[0], output_tokens))
+            prefilled = await prefill.prefill(greedy_request(f"alone-{repeat}", prompts[0], output_tokens))
             alone = now() - started_s
             assert prefilled.kv is not None
             await decode.release(prefilled.kv)
-            through = await timed(rig.engine.stream(request(prompts[1], output_tokens), pair, lambda: None), now())
+            through = await timed(
+                rig.engine.stream(greedy_request(f"pair-{repeat}", prompts[1], output_tokens), pair, lambda: None),
+                now(),
+            )
             http = await over_http(client, rig, prompts[2], 1)
-            by_itself = await timed(await decode.decode(request(prompts[3], output_tokens)), now())
+            by_itself = await timed(
+                await decode.decode(greedy_request(f"decode-{repeat}", prompts[3], output_tokens)), now()
+            )
             if repeat == 0:
                 continue  # the lanes meet for the first time
             alone_s.append(alone)

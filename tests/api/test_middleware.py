@@ -57,6 +57,35 @@ def deciding(*pairs: tuple[str, str]) -> Callable[[Scope, Receive, Send], Awaita
     return app
 
 
+def failing(*bodies: bytes) -> ASGIApp:
+    """A stream of these events."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({**START, "headers": [(b"content-type", b"text/event-stream")]})
+        for body in bodies:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+        await send({"type": "http.response.body", "body": b""})
+
+    return app
+
+
+ERROR_EVENT = b'data: {"error":{"message":"no lane is ready","code":503}}\n\n'
+
+
+class TestFailedStreams:
+    async def test_an_error_before_the_first_token_is_a_plain_response_with_its_status(self) -> None:
+        start, body = await call(HeadersMiddleware(failing(ERROR_EVENT, b"data: [DONE]\n\n")))
+        assert start["status"] == 503
+        assert (header(start, b"content-type"), header(start, b"retry-after")) == (b"application/json", b"1")
+        assert body["body"] == b'{"error":{"message":"no lane is ready","code":503}}'
+        assert not body.get("more_body", False)
+
+    async def test_an_error_after_the_first_token_stays_an_event(self) -> None:
+        sent = await call(HeadersMiddleware(failing(b'data: {"choices":[]}\n\n', ERROR_EVENT)))
+        assert sent[0]["status"] == 200
+        assert [message["body"] for message in sent[1:]] == [b'data: {"choices":[]}\n\n', ERROR_EVENT, b""]
+
+
 class TestHeaders:
     async def test_a_response_names_its_lanes_and_keeps_its_own_headers(self) -> None:
         start, body = await call(HeadersMiddleware(deciding(("a", "b"))))

@@ -21,22 +21,9 @@ PROMPT = list(range(1000, 1040))
 
 def vllm_request(request_id: str, max_tokens: int) -> Request:
     """A greedy request that runs to its last token."""
-    from vllm.sampling_params import SamplingParams
-    from vllm.v1.engine import EngineCoreRequest
+    from streamserve.lanes.vllm.requests import greedy_request
 
-    payload = EngineCoreRequest(
-        request_id=request_id,
-        external_req_id=request_id,
-        prompt_token_ids=list(PROMPT),
-        mm_features=None,
-        sampling_params=SamplingParams(max_tokens=max_tokens, temperature=0.0, ignore_eos=True),
-        pooling_params=None,
-        arrival_time=0.0,
-        lora_request=None,
-        cache_salt=None,
-        data_parallel_rank=None,
-    )
-    return Request(request_id, PROMPT, max_tokens, 0.0, payload, continuable=True)
+    return greedy_request(request_id, list(PROMPT), max_tokens)
 
 
 @asynccontextmanager

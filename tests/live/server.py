@@ -44,6 +44,11 @@ class Server:
     def get(self, path: str) -> Any:
         return httpx.get(f"{self.url}{path}", timeout=30).raise_for_status().json()
 
+    def tokenize(self, text: str) -> list[int]:
+        ask = {"model": self.model, "prompt": text, "add_special_tokens": False}
+        tokens: list[int] = httpx.post(f"{self.url}/tokenize", json=ask, timeout=30).raise_for_status().json()["tokens"]
+        return tokens
+
     def lanes(self) -> dict[str, dict[str, Any]]:
         """Signals of every lane by its id."""
         return {lane["lane"]: lane for lane in self.get("/streamserve/lanes")["lanes"]}

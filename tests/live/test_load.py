@@ -1,6 +1,7 @@
 """Many clients at once, and what is left when they are gone."""
 
 import asyncio
+from threading import Event
 
 import openai
 import psutil
@@ -44,6 +45,25 @@ def footprint(server: Server) -> tuple[float, dict[int, int], int]:
         {process.pid: process.num_fds() for process in processes},
         len(processes),
     )
+
+
+IDLE_S = 5.0
+IDLE_SHARE = 0.1
+"""All processes together, of one core."""
+
+
+def test_an_idle_server_takes_under_a_tenth_of_a_core(server: Server) -> None:
+    server.wait_idle()
+    processes = server.processes()
+
+    def cpu_s() -> float:
+        return sum(times.user + times.system for times in (process.cpu_times() for process in processes))
+
+    before_s = cpu_s()
+    Event().wait(IDLE_S)
+    used = (cpu_s() - before_s) / IDLE_S
+    print(f"idle: {used:.1%} of one core over {len(processes)} processes")
+    assert used < IDLE_SHARE
 
 
 def test_two_hundred_concurrent_streams_complete_and_leave_nothing(server: Server) -> None:
