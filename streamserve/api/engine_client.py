@@ -12,7 +12,7 @@ from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
 from vllm.renderers import BaseRenderer
 from vllm.renderers.inputs.preprocess import extract_prompt_components
-from vllm.sampling_params import SamplingParams
+from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.tasks import SupportedTask
 from vllm.v1.engine import EngineCoreRequest
 from vllm.v1.engine.exceptions import EngineDeadError
@@ -24,11 +24,14 @@ from streamserve.api.detokenizer import Detokenizer
 from streamserve.api.fidelity import continuable, splittable
 from streamserve.api.unsupported import WithoutEngineControls
 from streamserve.clock import now
-from streamserve.errors import ServeError
+from streamserve.errors import LaneLost, ServeError
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.types import LaneState, Request
 
 TASKS: tuple[SupportedTask, ...] = ("generate",)
+
+UNSEEN_STARTS = 3
+"""How often a sequence is begun whose client sees nothing before its end."""
 
 
 class StreamServeClient(WithoutEngineControls):
@@ -121,6 +124,25 @@ class StreamServeClient(WithoutEngineControls):
 
     async def _sequence(
         self, core: EngineCoreRequest, text: str | None, parent: ParentRequest | None = None, index: int = 0
+    ) -> AsyncGenerator[RequestOutput, None]:
+        """One sequence; one that is shown only when it is whole is begun anew if its lane dies and it cannot resume."""
+        assert core.sampling_params is not None
+        starts_left = UNSEEN_STARTS if core.sampling_params.output_kind is RequestOutputKind.FINAL_ONLY else 1
+        while True:
+            starts_left -= 1
+            attempt = self._attempt(core, text, parent, index)
+            try:
+                async for output in attempt:
+                    yield output
+                return
+            except LaneLost:
+                if not starts_left:
+                    raise
+            finally:
+                await attempt.aclose()
+
+    async def _attempt(
+        self, core: EngineCoreRequest, text: str | None, parent: ParentRequest | None, index: int
     ) -> AsyncGenerator[RequestOutput, None]:
         request = _request(core)
         self._detokenizer.open(core, text, parent, index)

@@ -53,6 +53,10 @@ class Server:
         """Signals of every lane by its id."""
         return {lane["lane"]: lane for lane in self.get("/streamserve/lanes")["lanes"]}
 
+    def restarts(self) -> dict[str, int]:
+        """How often each lane has been restarted."""
+        return {name: lane["restarts"] for name, lane in self.lanes().items()}
+
     def idle(self) -> bool:
         """Whether no lane holds a request or a KV block and the scheduler counts none."""
         return all(

@@ -54,10 +54,6 @@ def recovered(server: Server, restarts: dict[str, int]) -> None:
     )
 
 
-def restarts(server: Server) -> dict[str, int]:
-    return {name: lane["restarts"] for name, lane in server.lanes().items()}
-
-
 def start(pool: ThreadPoolExecutor, server: Server, **options: Any) -> tuple[Reader, Future[str]]:
     reader = Reader(server, "Once upon a time there was a king", **options)
     return reader, pool.submit(reader.read)
@@ -65,27 +61,37 @@ def start(pool: ThreadPoolExecutor, server: Server, **options: Any) -> tuple[Rea
 
 def test_a_killed_decode_lane(server: Server) -> None:
     """What was streaming greedily goes on elsewhere; what cannot gets an error event; the lane comes back."""
-    before = restarts(server)
+    before = server.restarts()
     undisturbed = Reader(server, "Once upon a time there was a king", temperature=0).read()
     with ThreadPoolExecutor(4) as pool:
         resumable, resumed = start(pool, server, temperature=0)
         stateful, broken = start(pool, server, temperature=1.0, seed=3)
+        whole = pool.submit(
+            server.openai.completions.create,
+            model=server.model,
+            prompt="Once upon a time",
+            max_tokens=TOKENS,
+            temperature=1.0,
+            seed=3,
+            extra_body={"ignore_eos": True},
+        )
         assert resumable.first.wait(30) and stateful.first.wait(30)
         kill(server, "lane-1")
         assert len(resumed.result()) > 0.8 * len(undisturbed)
         with pytest.raises(openai.APIError, match="lane-1 is gone.*send the request again"):
             broken.result()
         assert stateful.text, "tokens came before the error"
+        assert whole.result().usage.completion_tokens == TOKENS, "nothing of it was shown, so it could begin anew"
         # A request that comes while the lane is down runs on the other one.
         during = server.openai.completions.create(model=server.model, prompt="One two", max_tokens=4, temperature=0)
         assert during.usage.completion_tokens == 4
     recovered(server, {"lane-1": before["lane-1"] + 1})
-    assert restarts(server)["lane-0"] == before["lane-0"], "the other lane was not touched"
+    assert server.restarts()["lane-0"] == before["lane-0"], "the other lane was not touched"
     server.wait_idle()
 
 
 def test_a_killed_prefill_lane_costs_no_request(server: Server) -> None:
-    before = restarts(server)
+    before = server.restarts()
     prompt = "Tell me everything about kings. " * 100
     with ThreadPoolExecutor(4) as pool:
         asked = [
@@ -103,7 +109,7 @@ def test_a_killed_prefill_lane_costs_no_request(server: Server) -> None:
         kill(server, "lane-0")
         assert [future.result().usage.completion_tokens for future in asked] == [4] * 4
     recovered(server, {"lane-0": before["lane-0"] + 1})
-    assert restarts(server)["lane-1"] == before["lane-1"]
+    assert server.restarts()["lane-1"] == before["lane-1"]
     server.wait_idle()
 
 

@@ -20,12 +20,13 @@ from typing import TypeVar
 
 from streamserve.errors import LaneStartError
 from streamserve.lanes.vllm import environment, process
+from streamserve.lanes.vllm.lifeline import PARENT_VARIABLE
 from streamserve.lanes.vllm.process import EngineSpec, Report
 
 T = TypeVar("T")
 
 IMPORT_LOG = "STREAMSERVE_IMPORT_LOG"
-"""Where the process that lanes are forked from writes while it imports (`preload`)."""
+"""As in `preload`, which cannot be imported here: importing it is what it does."""
 
 TERM_GRACE_S = 3.0
 """How long an engine may take to leave after SIGTERM before its process group is killed."""
@@ -37,6 +38,7 @@ class Launcher:
     def __init__(self, device: str, log_folder: Path) -> None:
         self._variables = environment.shared(device) | {
             IMPORT_LOG: str(log_folder / "import.log"),
+            PARENT_VARIABLE: str(os.getpid()),
             # A killed engine leaves its semaphores to multiprocessing's tracker, which removes them and complains.
             "PYTHONWARNINGS": "ignore:resource_tracker:UserWarning",
         }

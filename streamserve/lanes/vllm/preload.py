@@ -6,10 +6,14 @@ first, since what libraries print while they are imported is not for the termina
 
 import importlib
 import os
-import sys
 
-from streamserve.lanes.vllm.launch import IMPORT_LOG
-from streamserve.lanes.vllm.process import die_with_parent
+from streamserve.lanes.vllm.lifeline import die_with_parent
+
+# First: the server of forks ends by itself when its front has gone, but not in the middle of importing.
+die_with_parent()
+
+IMPORT_LOG = "STREAMSERVE_IMPORT_LOG"
+"""Where this process writes; the launcher says so."""
 
 MODULES = [
     "vllm.v1.engine.core",
@@ -20,15 +24,10 @@ MODULES = [
 ]
 
 if path := os.environ.get(IMPORT_LOG):
-    sys.stdout.flush()
-    sys.stderr.flush()
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     os.dup2(descriptor, 1)
     os.dup2(descriptor, 2)
     os.close(descriptor)
-
-# The server of forks ends by itself when its front has gone, but not in the middle of importing.
-die_with_parent()
 
 for name in MODULES:
     importlib.import_module(name)

@@ -4,9 +4,7 @@ Importing this module is cheap: the heavy imports happen in `run`, or before it 
 from (`preload`).
 """
 
-import ctypes
 import os
-import signal
 import sys
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -14,6 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from streamserve.errors import one_line
+from streamserve.lanes.vllm.lifeline import die_with_parent
 from streamserve.types import LaneId
 
 
@@ -71,14 +70,6 @@ def _serve(spec: EngineSpec, reports: Connection) -> None:
         executor_class=Executor.get_class(config),
         log_stats=True,
     )
-
-
-def die_with_parent() -> None:
-    """Have the kernel kill this process when the one that started it has ended: no lane outlives its front."""
-    pr_set_pdeathsig = 1
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.prctl(pr_set_pdeathsig, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
 
 
 def _log_to(path: Path) -> None:
