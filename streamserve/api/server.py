@@ -175,6 +175,8 @@ def _prepare_front(device: str, log: Path) -> None:
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
     handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    # Told at the first import of torch, to no use: a CPU build has no Triton.
+    logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
     for name in ("vllm", "transformers"):
         library = logging.getLogger(name)
         library.handlers[:] = [handler]
