@@ -177,7 +177,7 @@ def _prepare_front(device: str, log: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     # Told at the first import of torch, to no use: a CPU build has no Triton.
     logging.getLogger("torch._library.triton").setLevel(logging.ERROR)
-    for name in ("vllm", "transformers"):
+    for name in ("vllm", "transformers", "huggingface_hub"):
         library = logging.getLogger(name)
         library.handlers[:] = [handler]
         library.propagate = False
