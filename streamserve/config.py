@@ -14,6 +14,7 @@ import msgspec
 import yaml
 
 from streamserve.errors import ConfigError
+from streamserve.signals import DepthControl, DepthMode
 from streamserve.types import LaneId
 
 EMBEDDED_MODEL = "embedded"
@@ -51,6 +52,49 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Passed to vLLM's engine arguments as they are; wins over everything above."""
 
 
+class SpeculationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """SpecuStream: how draft tokens are made and how many of them are verified."""
+
+    method: Literal["none", "ngram", "draft_model", "eagle", "eagle3"] = "ngram"
+    """Who drafts; `ngram` works for every model, `none` turns speculation off for good."""
+    model: str | None = None
+    """The draft model's id or folder; for `draft_model` and `eagle`."""
+    max_depth: int = 8
+    """Draft tokens proposed per request and step: the deepest that any control can go."""
+    lookup_tokens: tuple[int, int] = (2, 5)
+    """n-gram drafting: the shortest and the longest piece of text that is looked up in what came before."""
+    mode: DepthMode = DepthMode.SPECUSTREAM
+    """The control that a lane starts with and goes back to."""
+    depth: int = 0
+    target: float = 0.5
+    price: float = 1.0
+    extra: dict[str, Any] = {}
+    """Passed to vLLM's `speculative_config` as they are."""
+
+    @property
+    def default(self) -> DepthControl:
+        """The control that a lane starts with."""
+        return DepthControl(self.mode, self.depth, self.target, self.price, self.max_depth)
+
+
+class FlowGuardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The `flowguard` router: weights of its scorers and what it does with doubtful signals."""
+
+    weights: dict[str, float] = {}
+    """Scorer -> weight, over the defaults; 0 turns a scorer off."""
+    stale_s: float = 2.0
+    """A busy lane whose engine has not reported for this long is judged by our own counts alone."""
+    probe_share: float = 0.02
+    """Share of the requests that a lane under suspicion still gets."""
+
+
+class SloConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Latencies assumed of requests that name none in their headers; null = none."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
 class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Admission, retries, and how lanes come back."""
 
@@ -58,6 +102,12 @@ class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests that may wait for a place before new ones are refused with 429."""
     max_dispatched: int = 512
     """Requests on the lanes at once; the rest wait in StreamServe's own queue."""
+    order: Literal["fcfs", "shortest_work", "slack"] = "fcfs"
+    """Who leaves our queue first, among equal priorities; a request with an SLO goes by its slack in any case."""
+    patience: float = 4.0
+    """`shortest_work`: a request lets others pass that come within its predicted work times this."""
+    backlog_s: float | None = 0.25
+    """A lane is given another prompt while what it has yet to prefill takes less than this; null = at once, always."""
     max_attempts: int = 3
     """Times a request may be started before its error is reported."""
     resume: bool = True
@@ -89,17 +139,26 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     lanes: list[LaneConfig]
     device: Literal["cpu", "gpu"] = "cpu"
     model: str = EMBEDDED_MODEL
-    pairs: list[tuple[LaneId, LaneId]] = []
-    """The stream pairs (prefill lane, decode lane) that a router may choose; empty = every lane with itself."""
+    pairs: Literal["all", "own"] | list[tuple[LaneId, LaneId]] = "all"
+    """The stream pairs (prefill lane, decode lane) that a router may choose: a list, every two lanes and every lane
+    with itself (`all`), or only every lane with itself (`own`)."""
     share_cores: bool = False
     """Allow lanes to share cores when the machine has too few (slow; for trying a layout out)."""
-    router: str = "least_loaded"
+    router: str = "flowguard"
+    """One of the shipped routers by its name, or a class of your own by its dotted path."""
+    flowguard: FlowGuardConfig = msgspec.field(default_factory=FlowGuardConfig)
+    speculation: SpeculationConfig = msgspec.field(default_factory=SpeculationConfig)
+    slo: SloConfig = msgspec.field(default_factory=SloConfig)
     engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
     scheduler: SchedulerConfig = msgspec.field(default_factory=SchedulerConfig)
     server: ServerConfig = msgspec.field(default_factory=ServerConfig)
 
     def stream_pairs(self) -> tuple[tuple[LaneId, LaneId], ...]:
-        return tuple(self.pairs) or tuple((lane.id, lane.id) for lane in self.lanes)
+        if self.pairs == "all":
+            return tuple((prefill.id, decode.id) for prefill in self.lanes for decode in self.lanes)
+        if self.pairs == "own":
+            return tuple((lane.id, lane.id) for lane in self.lanes)
+        return tuple(self.pairs)
 
 
 def load(source: str, overrides: Sequence[str] = (), folder: Path | None = None) -> Config:
@@ -184,6 +243,9 @@ _STRUCTS: Mapping[str, type[msgspec.Struct]] = {
     "lanes": LaneConfig,
     "engine": EngineConfig,
     "scheduler": SchedulerConfig,
+    "speculation": SpeculationConfig,
+    "flowguard": FlowGuardConfig,
+    "slo": SloConfig,
     "server": ServerConfig,
 }
 
@@ -206,7 +268,9 @@ def _check(config: Config) -> None:
         raise ConfigError("lanes: at least one lane is needed")
     if len(set(ids)) < len(ids):
         raise ConfigError(f"lanes: every lane needs its own id, got {', '.join(ids)}")
-    for pair in config.pairs:
+    if not config.pairs:
+        raise ConfigError("pairs: name at least one pair, or write all, or own")
+    for pair in config.stream_pairs():
         for lane in pair:
             if lane not in ids:
                 raise ConfigError(f"pairs: no lane {lane!r}; lanes are {', '.join(ids)}")

@@ -8,7 +8,9 @@ StreamServeError
     ├── Overloaded  429    the queue is full
     ├── NoLane      503    no lane is ready
     ├── LaneLost    503    the lane died under the request
-    └── Stopping    503    the server is shutting down
+    ├── Stopping    503    the server is shutting down
+    ├── UnknownLane 404    no lane has that id
+    └── NotSpeculating 409 the lane drafts nothing, so it has no depth to control
 """
 
 from http import HTTPStatus
@@ -70,3 +72,15 @@ class Stopping(ServeError):
     """The server is shutting down."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class UnknownLane(ServeError):
+    """No lane has that id."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class NotSpeculating(ServeError):
+    """The lane drafts nothing, so it has no depth to control."""
+
+    status = HTTPStatus.CONFLICT

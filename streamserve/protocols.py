@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
-from streamserve.types import Chunk, Decision, KVHandle, LaneId, LaneSignals, Prefilled, Request, Signals
+from streamserve.signals import DepthControl, LaneSignals, Signals
+from streamserve.types import Chunk, Decision, KVHandle, LaneId, Prefilled, Request, Result
 
 Progress = Callable[[LaneId, str], None]
 """Told of each stage of a lane's start: lane, stage in a few words."""
@@ -66,6 +67,14 @@ class Lane(Protocol):
         """Tell the lane that holds `kv` that nobody will fetch it."""
         ...
 
+    async def control(self, control: DepthControl | None, ttl_s: float) -> None:
+        """Set the lane's depth control from its next step on, for `ttl_s` seconds or until set again.
+
+        None goes back to the lane's default, as the end of that time does. A restarted engine begins at its default.
+        Raises `LaneLost`, and `NotSpeculating` on a lane that drafts nothing.
+        """
+        ...
+
     async def aclose(self) -> None:
         """Stop the engine and everything it started; idempotent."""
         ...
@@ -85,10 +94,21 @@ class Engine(Protocol):
         """
         ...
 
+    async def control(self, lane: LaneId, control: DepthControl | None, ttl_s: float) -> None:
+        """As `Lane.control`. Raises `UnknownLane` as well."""
+        ...
+
 
 class Router(Protocol):
-    """Chooses the stream pair: a synchronous function of a snapshot, no I/O."""
+    """Chooses the stream pair: a synchronous function of a snapshot, no I/O.
+
+    A router may keep what it has learned from earlier requests, and nothing else.
+    """
 
     def route(self, request: Request, signals: Signals) -> Decision:
-        """Raises `NoLane` when no lane can take the request."""
+        """Where the request is dispatched at once. Raises `NoLane` when no lane can take it."""
+        ...
+
+    def learn(self, result: Result) -> None:
+        """Told of every request that ended, with its last decision."""
         ...

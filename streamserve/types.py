@@ -32,6 +32,17 @@ class Finish(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Slo:
+    """Latencies that a request asks for; None = no wish."""
+
+    ttft_s: float | None = None
+    tpot_s: float | None = None
+
+
+NO_SLO = Slo()
+
+
+@dataclass(frozen=True, slots=True)
 class Request:
     """One sequence to generate."""
 
@@ -49,6 +60,9 @@ class Request:
     """
     splittable: bool = True
     """Whether prefill and decode may be on two lanes; False where one engine must see all (logprobs of the prompt)."""
+    slo: Slo = NO_SLO
+    max_depth: int | None = None
+    """The most draft tokens per step that the client allows, None = as the lane decides."""
 
     @property
     def prompt_tokens(self) -> int:
@@ -83,52 +97,25 @@ class Prefilled:
 
 
 @dataclass(frozen=True, slots=True)
-class LaneSignals:
-    """A timestamped snapshot of one lane, as its engine last reported it."""
+class Prediction:
+    """What a router expects of a request on a pair, from the moment it decides."""
 
-    lane: LaneId
-    state: LaneState
-    at_s: float
-    running: int = 0
-    waiting: int = 0
-    kv_used: float = 0.0
-    """Share of the KV blocks in use, 0..1."""
-    prefix_hit: float = 0.0
-    """Share of the queried prompt tokens found in the prefix cache since start, 0..1."""
-    steps: int = 0
-    prompt_tokens_total: int = 0
-    """Prompt tokens computed on this lane: neither cached nor fetched from another."""
-    output_tokens_total: int = 0
-    restarts: int = 0
-    pid: int | None = None
-    error: str | None = None
-    """Why the lane is not ready, in one line."""
+    ttft_s: float
+    tpot_s: float
+    e2e_s: float
+    cached_tokens: int = 0
+    """Prompt tokens that the prefill lane need not compute."""
 
 
 @dataclass(frozen=True, slots=True)
-class LaneLoad:
-    """Work that the scheduler has dispatched to a lane and not yet seen finished: never stale."""
+class Candidate:
+    """A pair that was considered."""
 
-    prefill_requests: int = 0
-    prefill_tokens: int = 0
-    decode_requests: int = 0
-
-    @property
-    def requests(self) -> int:
-        return self.prefill_requests + self.decode_requests
-
-
-@dataclass(frozen=True, slots=True)
-class Signals:
-    """What a router sees: every lane's snapshot, the scheduler's own counts, and the queue."""
-
-    at_s: float
-    lanes: Mapping[LaneId, LaneSignals]
-    load: Mapping[LaneId, LaneLoad]
-    queued: int = 0
-
-    def ready(self, lane: LaneId) -> bool:
-        return self.lanes[lane].state is LaneState.READY
+    prefill: LaneId
+    decode: LaneId
+    score: float
+    scores: Mapping[str, float] = field(default_factory=dict)
+    prediction: Prediction | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +127,12 @@ class Decision:
     router: str
     reason: str
     scores: Mapping[str, float] = field(default_factory=dict)
+    prediction: Prediction | None = None
+    candidates: tuple[Candidate, ...] = ()
+    """The best of the pairs that were considered, best first; empty from routers that do not score."""
+    max_depth: int | None = None
+    """A cap on the request's depth, None = as the lane decides."""
+    at_s: float = 0.0
 
     @property
     def disaggregated(self) -> bool:
@@ -161,6 +154,10 @@ class Result:
     first_token_s: float | None = None
     attempts: int = 1
     error: str | None = None
+    slo: Slo = NO_SLO
+    priority: int = 0
+    dispatched_s: float | None = None
+    """When its last attempt left our queue for a lane."""
 
     @property
     def e2e_s(self) -> float:
@@ -177,3 +174,11 @@ class Result:
         if self.first_token_s is None or self.output_tokens < 2:
             return None
         return (self.finished_s - self.first_token_s) / (self.output_tokens - 1)
+
+    @property
+    def slo_met(self) -> bool:
+        """Whether the request finished by itself and within every latency it asked for."""
+        if self.finish not in (Finish.STOP, Finish.LENGTH):
+            return False
+        wishes = ((self.slo.ttft_s, self.ttft_s), (self.slo.tpot_s, self.tpot_s))
+        return all(wish is None or got is None or got <= wish for wish, got in wishes)

@@ -9,7 +9,8 @@ from typing import Any
 from streamserve.clock import now
 from streamserve.errors import LaneLost
 from streamserve.protocols import Progress, TokenStream
-from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneSignals, LaneState, Prefilled, Request
+from streamserve.signals import LaneSignals
+from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneState, Prefilled, Request
 
 
 def make_request(id: str = "r", prompt: Sequence[int] = (1, 2, 3), max_tokens: int = 4, **fields: Any) -> Request:

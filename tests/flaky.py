@@ -4,7 +4,8 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from streamserve.protocols import Lane, Progress, TokenStream
-from streamserve.types import Chunk, KVHandle, LaneId, LaneSignals, Prefilled, Request
+from streamserve.signals import LaneSignals
+from streamserve.types import Chunk, KVHandle, LaneId, Prefilled, Request
 
 
 class FlakyLane:

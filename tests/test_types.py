@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.types import Finish, LaneId, LaneLoad, LaneSignals, LaneState, Result, Signals
+from streamserve.signals import LaneLoad, LaneSignals, Signals
+from streamserve.types import Finish, LaneId, LaneState, Result
 from tests.fakes import make_request, pair
 
 RESULT = Result(

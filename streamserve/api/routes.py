@@ -9,7 +9,8 @@ from fastapi.responses import JSONResponse
 from streamserve.clock import now
 from streamserve.pipeserve.supervisor import health
 from streamserve.scheduler.scheduler import StreamScheduler
-from streamserve.types import LaneId, Signals
+from streamserve.signals import Signals
+from streamserve.types import LaneId
 
 
 def router(scheduler: StreamScheduler) -> APIRouter:

@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 
 from streamserve.errors import ConfigError, NoLane
 from streamserve.protocols import Router
-from streamserve.types import Decision, LaneId, LaneState, Request, Signals
+from streamserve.signals import Signals
+from streamserve.types import Decision, LaneId, LaneState, Request
 
 Pair = tuple[LaneId, LaneId]
 Pairs = tuple[Pair, ...]

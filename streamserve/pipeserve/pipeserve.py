@@ -5,8 +5,9 @@ from contextlib import suppress
 
 from streamserve.errors import LaneLost
 from streamserve.protocols import Lane, TokenStream
+from streamserve.signals import LaneSignals
 from streamserve.stream import Stream, settle
-from streamserve.types import Chunk, Decision, KVHandle, LaneId, LaneSignals, Prefilled, Request
+from streamserve.types import Chunk, Decision, KVHandle, LaneId, Prefilled, Request
 
 
 class PipeServe:

@@ -7,8 +7,9 @@ from typing import Literal
 
 from streamserve.clock import now
 from streamserve.protocols import Lane, Progress
+from streamserve.signals import LaneSignals
 from streamserve.stream import settle
-from streamserve.types import LaneId, LaneSignals, LaneState
+from streamserve.types import LaneId, LaneState
 
 logger = logging.getLogger(__name__)
 

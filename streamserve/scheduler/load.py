@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable
 
-from streamserve.types import Decision, LaneId, LaneLoad
+from streamserve.signals import LaneLoad
+from streamserve.types import Decision, LaneId
 
 IDLE = LaneLoad()
 

@@ -11,8 +11,9 @@ from streamserve.protocols import Engine, Router, TokenStream
 from streamserve.scheduler.admission import Admission
 from streamserve.scheduler.load import Dispatched, Load
 from streamserve.scheduler.record import Record
+from streamserve.signals import Signals
 from streamserve.stream import Stream
-from streamserve.types import Chunk, Decision, LaneId, LaneState, Request, Result, Signals
+from streamserve.types import Chunk, Decision, LaneId, LaneState, Request, Result
 
 STOPPING = "the server is shutting down; send the request again once it is back"
 

@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from streamserve.api.routes import router
 from streamserve.clock import now
 from streamserve.protocols import TokenStream
-from streamserve.types import Decision, LaneId, LaneSignals, LaneState, Request
+from streamserve.signals import LaneSignals
+from streamserve.types import Decision, LaneId, LaneState, Request
 from tests.fakes import make_request, ticks
 from tests.scheduler.rack import Rack
 

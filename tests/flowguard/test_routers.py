@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from streamserve.errors import ConfigError, NoLane
 from streamserve.flowguard.routers import DECODE_COST_TOKENS, ROUTERS, LeastLoaded, Pairs, RoundRobin, build
-from streamserve.types import LaneId, LaneLoad, LaneSignals, LaneState, Signals
+from streamserve.signals import LaneLoad, LaneSignals, Signals
+from streamserve.types import LaneId, LaneState
 from tests.fakes import make_request
 
 A, B, C, D = (LaneId(name) for name in "abcd")

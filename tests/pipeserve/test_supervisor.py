@@ -11,7 +11,8 @@ from streamserve.clock import now
 from streamserve.errors import LaneStartError
 from streamserve.pipeserve.supervisor import STEADY_S, Supervisor, health
 from streamserve.protocols import Lane
-from streamserve.types import LaneId, LaneSignals, LaneState
+from streamserve.signals import LaneSignals
+from streamserve.types import LaneId, LaneState
 from tests.fakes import FakeLane, ticks
 from tests.flaky import FlakyLane
 from tests.virtual import run

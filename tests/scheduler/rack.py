@@ -10,7 +10,8 @@ from streamserve.pipeserve.pipeserve import PipeServe
 from streamserve.pipeserve.supervisor import Supervisor
 from streamserve.protocols import Engine, Lane, TokenStream
 from streamserve.scheduler.scheduler import StreamScheduler
-from streamserve.types import Decision, LaneId, LaneLoad, Request, Result
+from streamserve.signals import LaneLoad
+from streamserve.types import Decision, LaneId, Request, Result
 from tests.fakes import FakeLane, ticks
 
 TWO_PAIRS = (("a", "b"), ("c", "d"))

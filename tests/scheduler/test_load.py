@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamserve.scheduler.load import IDLE, Dispatched, Load
-from streamserve.types import LaneId, LaneLoad
+from streamserve.signals import LaneLoad
+from streamserve.types import LaneId
 from tests.fakes import pair
 
 A, B, C = (LaneId(name) for name in "abc")

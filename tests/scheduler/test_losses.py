@@ -7,7 +7,8 @@ import pytest
 
 from streamserve.clock import now
 from streamserve.errors import LaneLost, NoLane
-from streamserve.types import Finish, LaneId, LaneLoad
+from streamserve.signals import LaneLoad
+from streamserve.types import Finish, LaneId
 from tests.fakes import FakeLane, expected_tokens, make_request, ticks
 from tests.flaky import FlakyLane
 from tests.scheduler.rack import Rack, read

@@ -8,8 +8,9 @@ import pytest
 
 from streamserve.errors import LaneLost, NoLane, Overloaded, ServeError, Stopping
 from streamserve.protocols import TokenStream
+from streamserve.signals import LaneLoad, LaneSignals, Signals
 from streamserve.stream import Stream
-from streamserve.types import Chunk, Decision, Finish, LaneId, LaneLoad, LaneSignals, LaneState, Request, Signals
+from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState, Request
 from tests.fakes import expected_tokens, make_request, ticks
 from tests.scheduler.rack import Rack, read
 

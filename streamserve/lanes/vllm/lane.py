@@ -23,7 +23,8 @@ from streamserve.lanes.vllm.plan import LanePlan
 from streamserve.lanes.vllm.process import EngineSpec
 from streamserve.lanes.vllm.stats import LaneMeter
 from streamserve.protocols import Lane, Progress, TokenStream
-from streamserve.types import KVHandle, LaneId, LaneSignals, LaneState, Prefilled, Request
+from streamserve.signals import LaneSignals
+from streamserve.types import KVHandle, LaneId, LaneState, Prefilled, Request
 
 OnOutputs = Callable[[int, EngineCoreOutputs], None]
 """Told of every engine step: the lane's index and what the engine reported."""

@@ -2,7 +2,8 @@
 
 from vllm.v1.engine import EngineCoreOutputs
 
-from streamserve.types import LaneId, LaneSignals, LaneState
+from streamserve.signals import LaneSignals
+from streamserve.types import LaneId, LaneState
 
 
 class LaneMeter:

@@ -1,0 +1,1 @@
+"""Metrics of StreamServe itself, beside the ones that vLLM keeps."""

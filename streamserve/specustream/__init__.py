@@ -1,0 +1,1 @@
+"""SpecuStream: how deep each running request speculates, decided step by step inside its lane."""
