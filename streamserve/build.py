@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from streamserve.config import Config
 from streamserve.flowguard import routers
+from streamserve.metrics.latency import EngineWithLatencies, LatencyAverages
 from streamserve.pipeserve.pipeserve import PipeServe
 from streamserve.pipeserve.supervisor import Supervisor
 from streamserve.protocols import Lane, Progress
@@ -31,12 +32,18 @@ class Serving:
 
 def assemble(config: Config, lanes: Sequence[Lane], on_result: Callable[[Result], None]) -> Serving:
     """Wire these lanes as the configuration says; live and simulated ones alike."""
+    latencies = LatencyAverages()
+
+    def ended(result: Result) -> None:
+        latencies.learn(result)
+        on_result(result)
+
     supervisor = Supervisor(lanes, config.scheduler.restart_backoff_s)
     scheduler = StreamScheduler(
-        engine=PipeServe({lane.id: lane for lane in lanes}),
-        router=routers.build(config.router, config.stream_pairs()),
-        config=config.scheduler,
-        on_result=on_result,
+        engine=EngineWithLatencies(PipeServe({lane.id: lane for lane in lanes}), latencies),
+        router=routers.build(config.router, config.stream_pairs(), config.flowguard),
+        config=config,
+        on_result=ended,
         lane_ready=supervisor.changed,
     )
     return Serving(supervisor, scheduler)

@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -88,23 +89,27 @@ def serve(
         list[str] | None, typer.Option(help="A key that clients must send; repeatable.", envvar=_KEY_VARIABLE)
     ] = None,
     router: Annotated[str | None, typer.Option(help="How stream pairs are chosen.", metavar="NAME")] = None,
+    decision_log: Annotated[
+        Path | None,
+        typer.Option(help="Append a line of JSON per request: where it ran, why, and what came of it.", metavar="FILE"),
+    ] = None,
 ) -> None:
     """Start the server: an OpenAI-compatible endpoint over one or more vLLM lanes."""
     chosen, reason = (config, "as asked") if config else _default_config()
     server = {"server.host": host, "server.port": port, "server.api_keys": api_key or None}
     flags = {"model": model, "router": router, **server}
     overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    _serve(load(chosen, [*(settings or ()), *overrides]), f"Configuration {chosen}: {reason}")
+    _serve(load(chosen, [*(settings or ()), *overrides]), f"Configuration {chosen}: {reason}", decision_log)
 
 
-def _serve(config: Config, headline: str) -> None:
+def _serve(config: Config, headline: str, decision_log: Path | None) -> None:
     from streamserve.api.server import run
     from streamserve.console import ConsoleStartup, log_lines
 
     console = Console()
     console.print(headline, highlight=False, markup=False, soft_wrap=True)
     with log_lines(console), ConsoleStartup(console, needs_key=bool(config.server.api_keys)) as startup:
-        run(config, startup)
+        run(config, startup, decision_log)
 
 
 def _default_config() -> tuple[str, str]:

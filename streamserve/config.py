@@ -5,7 +5,9 @@ name.
 """
 
 import difflib
+import math
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -124,6 +126,8 @@ class ServerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str = "127.0.0.1"
     port: int = 8000
     api_keys: list[str] = []
+    admin_keys: list[str] = []
+    """Keys for the routes that change a lane; empty = any of `api_keys`."""
     served_model_name: str | None = None
     """The name clients use; None = the model's own."""
     max_body_bytes: int = 8 * 1024 * 1024
@@ -276,26 +280,66 @@ def _check(config: Config) -> None:
                 raise ConfigError(f"pairs: no lane {lane!r}; lanes are {', '.join(ids)}")
     for lane_config in config.lanes:
         _check_lane(lane_config, config.device)
-    positive = {
-        "engine.kv_cache_gib": config.engine.kv_cache_gib,
-        "engine.max_running": config.engine.max_running,
-        "engine.max_step_tokens": config.engine.max_step_tokens,
-        "scheduler.max_dispatched": config.scheduler.max_dispatched,
-        "scheduler.max_attempts": config.scheduler.max_attempts,
-        "server.max_body_bytes": config.server.max_body_bytes,
-    }
-    for key, value in positive.items():
-        if value <= 0:
-            raise ConfigError(f"{key} must be above 0, got {value}")
-    if not 0 <= config.server.port <= 65535:
-        raise ConfigError(f"server.port must be between 0 and 65535, got {config.server.port}")
+    _check_ranges(config)
+    _check_speculation(config.speculation)
     if not config.scheduler.restart_backoff_s:
         raise ConfigError("scheduler.restart_backoff_s needs at least one pause")
+
+
+ABOVE_ZERO = math.ulp(0.0)
+RANGES: Mapping[str, tuple[float, float]] = {
+    "engine.kv_cache_gib": (ABOVE_ZERO, math.inf),
+    "engine.max_running": (1, math.inf),
+    "engine.max_step_tokens": (1, math.inf),
+    "engine.max_model_len": (1, math.inf),
+    "engine.block_tokens": (1, math.inf),
+    "flowguard.stale_s": (0, math.inf),
+    "flowguard.probe_share": (0, 1),
+    "scheduler.max_queued": (0, math.inf),
+    "scheduler.max_dispatched": (1, math.inf),
+    "scheduler.patience": (0, math.inf),
+    "scheduler.backlog_s": (0, math.inf),
+    "scheduler.max_attempts": (1, math.inf),
+    "scheduler.lane_wait_s": (0, math.inf),
+    "server.max_body_bytes": (1, math.inf),
+    "server.port": (0, 65535),
+    "slo.ttft_s": (ABOVE_ZERO, math.inf),
+    "slo.tpot_s": (ABOVE_ZERO, math.inf),
+    "speculation.max_depth": (1, 64),
+    "speculation.depth": (0, 64),
+    "speculation.target": (0, 1),
+    "speculation.price": (0, sys.float_info.max),
+}
+"""Key: its least and greatest value. No key takes NaN."""
+
+
+def _check_ranges(config: Config) -> None:
+    for key, (low, high) in RANGES.items():
+        section, name = key.split(".")
+        value = getattr(getattr(config, section), name)
+        if value is None or low <= value <= high:
+            continue
+        least = "above 0" if low == ABOVE_ZERO else f"at least {low:g}"
+        raise ConfigError(f"{key} must be {least}{f' and at most {high:g}' if high < 1e9 else ''}, got {value}")
+    if not all(0 <= pause_s < math.inf for pause_s in config.scheduler.restart_backoff_s):
+        raise ConfigError("scheduler.restart_backoff_s: every pause must be at least 0")
+
+
+def _check_speculation(speculation: SpeculationConfig) -> None:
+    shortest, longest = speculation.lookup_tokens
+    if not 1 <= shortest <= longest:
+        raise ConfigError(
+            f"speculation.lookup_tokens: write [shortest, longest], both above 0; got {[shortest, longest]}"
+        )
+    if speculation.method not in ("none", "ngram") and speculation.model is None:
+        raise ConfigError(f"speculation.method={speculation.method} needs the draft model's name in speculation.model")
 
 
 def _check_lane(lane: LaneConfig, device: str) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", lane.id):
         raise ConfigError(f"lanes: id {lane.id!r} may hold letters, digits, '.', '_' and '-' only")
+    if isinstance(lane.cores, int) and lane.cores < 0:
+        raise ConfigError(f"{lane.id}: cores must be 0 (all) or more, or a list of cores; got {lane.cores}")
     if lane.tensor_parallel_size < 1:
         raise ConfigError(f"{lane.id}: tensor_parallel_size must be at least 1")
     if device == "gpu" and len(lane.gpus) != lane.tensor_parallel_size:

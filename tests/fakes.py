@@ -7,9 +7,9 @@ from itertools import count
 from typing import Any
 
 from streamserve.clock import now
-from streamserve.errors import LaneLost
+from streamserve.errors import LaneLost, NotSpeculating
 from streamserve.protocols import Progress, TokenStream
-from streamserve.signals import LaneSignals
+from streamserve.signals import DepthControl, LaneSignals
 from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneState, Prefilled, Request
 
 
@@ -37,7 +37,8 @@ class FakeLane:
     the loop, unless the test holds the point; then each `step` lets one waiter through. `running` and `held` show what
     is left on it; `stranded` is the KV that nobody could release because the lane that was to fetch it had died, which
     a real owner frees by its time-out. `stop_after`: the model stops by itself after this many tokens. `step_tokens`:
-    how many tokens a decode step makes. `named`: whether its losses say whose they are.
+    how many tokens a decode step makes. `named`: whether its losses say whose they are. `default_depth`: the control it
+    goes back to, None = it does not speculate.
     """
 
     def __init__(self, id: str = "lane-0", stop_after: int | None = None) -> None:
@@ -45,6 +46,9 @@ class FakeLane:
         self.stop_after = stop_after
         self.step_tokens = 1
         self.named = True
+        self.default_depth: DepthControl | None = DepthControl()
+        self._depth: DepthControl | None = None
+        self._depth_ends_s = 0.0
         self.state = LaneState.STARTING
         self.calls: list[tuple[str, str]] = []
         self.running: set[tuple[int, str]] = set()
@@ -64,7 +68,10 @@ class FakeLane:
 
     def signals(self) -> LaneSignals:
         restarts = max(0, self.starts - 1)
-        return LaneSignals(self.id, self.state, now(), running=len(self.running), restarts=restarts, error=self._error)
+        depth = self._depth if self._depth is not None and now() < self._depth_ends_s else self.default_depth
+        return LaneSignals(
+            self.id, self.state, now(), running=len(self.running), depth=depth, restarts=restarts, error=self._error
+        )
 
     def hold(self, *points: str) -> None:
         """From now on these points wait for `step`."""
@@ -101,6 +108,7 @@ class FakeLane:
         progress(self.id, "starting")
         await self._turn("start")
         self.starts += 1
+        self._depth = None
         self.state, self._error = LaneState.READY, None
         self._lost = asyncio.Event()
 
@@ -146,6 +154,13 @@ class FakeLane:
         self.check(kv=kv)
         await asyncio.sleep(0)
         kv.params["owner"].held.pop(kv.params["key"], None)
+
+    async def control(self, control: DepthControl | None, ttl_s: float) -> None:
+        self.check()
+        if self.default_depth is None:
+            raise NotSpeculating(f"{self.id} drafts nothing")
+        self.calls.append(("control", self.id))
+        self._depth, self._depth_ends_s = control, now() + ttl_s
 
     async def aclose(self) -> None:
         if self.state is not LaneState.STOPPED:

@@ -4,15 +4,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 
 from streamserve.protocols import Lane, Progress, TokenStream
-from streamserve.signals import LaneSignals
+from streamserve.signals import DepthControl, LaneSignals
 from streamserve.types import Chunk, KVHandle, LaneId, Prefilled, Request
 
 
 class FlakyLane:
     """Another lane, but its calls fail where the script says so.
 
-    script: for each operation ("start", "prefill", "decode", "release", "chunk") what each successive call raises;
-    None, like the end of the list, lets the call through.
+    script: for each operation ("start", "prefill", "decode", "release", "control", "chunk") what each successive call
+    raises; None, like the end of the list, lets the call through.
     """
 
     def __init__(self, lane: Lane, script: Mapping[str, Sequence[Exception | None]]) -> None:
@@ -44,6 +44,10 @@ class FlakyLane:
     async def release(self, kv: KVHandle) -> None:
         self.play("release")
         await self._lane.release(kv)
+
+    async def control(self, control: DepthControl | None, ttl_s: float) -> None:
+        self.play("control")
+        await self._lane.control(control, ttl_s)
 
     async def aclose(self) -> None:
         await self._lane.aclose()

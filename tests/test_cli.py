@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from types import ModuleType
 
 import httpx
@@ -42,7 +43,7 @@ def served(monkeypatch: pytest.MonkeyPatch, machine: object) -> list[Config]:
     """The configurations that a fake server was started with."""
     started: list[Config] = []
 
-    def run(config: Config, startup: object) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None) -> None:
         started.append(config)
 
     put_server(monkeypatch, run)
@@ -113,8 +114,20 @@ def test_serve_passes_every_option_on(served: list[Config]) -> None:
     assert (config.server.host, config.server.port, config.server.api_keys) == ("::1", 9000, ["123", "yes"])
 
 
+def test_serve_passes_the_decision_log_on(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
+    logs: list[Path | None] = []
+
+    def run(config: Config, startup: object, decision_log: Path | None) -> None:
+        logs.append(decision_log)
+
+    put_server(monkeypatch, run)
+    for options in ([], ["--decision-log", "why.jsonl"]):
+        assert RUNNER.invoke(cli.app, ["serve", *options]).exit_code == 0
+    assert logs == [None, Path("why.jsonl")]
+
+
 def test_the_ready_block_asks_for_the_key_that_was_set(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
-    def run(config: Config, startup: object) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None) -> None:
         lane = LaneId("lane-0")
         startup.ready("http://127.0.0.1:8000", "tiny", [lane], [(lane, lane)])  # type: ignore[attr-defined]
 
@@ -134,7 +147,7 @@ def test_a_wrong_configuration_is_one_line_and_status_2(
 def test_an_error_of_ours_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: object
 ) -> None:
-    def run(config: Config, startup: object) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None) -> None:
         raise LaneStartError("lane-0 [red]did not start:\n see its log")
 
     put_server(monkeypatch, run)
@@ -157,7 +170,7 @@ def test_a_machine_that_can_run_nothing_is_told_why(
 def test_ctrl_c_ends_quietly_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: object
 ) -> None:
-    def run(config: Config, startup: object) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None) -> None:
         raise KeyboardInterrupt
 
     put_server(monkeypatch, run)
@@ -166,7 +179,7 @@ def test_ctrl_c_ends_quietly_with_130(
 
 
 def test_an_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
-    def run(config: Config, startup: object) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None) -> None:
         raise ZeroDivisionError("a bug")
 
     put_server(monkeypatch, run)

@@ -70,8 +70,11 @@ class TestLoad:
         with pytest.raises(ConfigError, match=message):
             load(write(folder, text))
 
-    def test_without_pairs_every_lane_serves_by_itself(self, folder: Path) -> None:
-        assert load("two", folder=folder).stream_pairs() == (("a", "a"), ("b", "b"))
+    def test_without_pairs_every_lane_may_prefill_for_every_lane(self, folder: Path) -> None:
+        assert load("two", folder=folder).stream_pairs() == (("a", "a"), ("a", "b"), ("b", "a"), ("b", "b"))
+
+    def test_lanes_may_be_kept_to_themselves(self, folder: Path) -> None:
+        assert load("two", ["pairs=own"], folder).stream_pairs() == (("a", "a"), ("b", "b"))
 
     def test_named_pairs_are_the_pairs(self, folder: Path) -> None:
         config = load("two", ["pairs=[[a, b], [b, b]]"], folder)
@@ -165,14 +168,26 @@ class TestImpossible:
             ("pairs=[[a, c]]", "pairs: no lane 'c'; lanes are a, b"),
             ("lanes.0.tensor_parallel_size=0", "a: tensor_parallel_size must be at least 1"),
             ("engine.kv_cache_gib=0", "engine.kv_cache_gib must be above 0, got 0"),
-            ("engine.max_running=0", "engine.max_running must be above 0"),
-            ("engine.max_step_tokens=-1", "engine.max_step_tokens must be above 0, got -1"),
-            ("scheduler.max_dispatched=0", "scheduler.max_dispatched must be above 0"),
-            ("scheduler.max_attempts=0", "scheduler.max_attempts must be above 0"),
+            ("engine.max_running=0", "engine.max_running must be at least 1"),
+            ("engine.max_step_tokens=-1", "engine.max_step_tokens must be at least 1, got -1"),
+            ("scheduler.max_dispatched=0", "scheduler.max_dispatched must be at least 1"),
+            ("scheduler.max_attempts=0", "scheduler.max_attempts must be at least 1"),
             ("scheduler.restart_backoff_s=[]", "needs at least one pause"),
-            ("server.max_body_bytes=0", "server.max_body_bytes must be above 0"),
-            ("server.port=-1", "server.port must be between 0 and 65535, got -1"),
-            ("server.port=65536", "server.port must be between 0 and 65535, got 65536"),
+            ("server.max_body_bytes=0", "server.max_body_bytes must be at least 1"),
+            ("server.port=-1", "server.port must be at least 0 and at most 65535, got -1"),
+            ("server.port=65536", "server.port must be at least 0 and at most 65535, got 65536"),
+            ("pairs=[]", "pairs: name at least one pair, or write all, or own"),
+            ("pairs=none", "Invalid enum value 'none'"),
+            ("lanes.0.cores=-1", "a: cores must be 0 (all) or more"),
+            ("engine.kv_cache_gib=.nan", "engine.kv_cache_gib must be above 0, got nan"),
+            ("scheduler.max_queued=-1", "scheduler.max_queued must be at least 0, got -1"),
+            ("scheduler.restart_backoff_s=[-1]", "every pause must be at least 0"),
+            ("scheduler.order=lifo", "Invalid enum value 'lifo'"),
+            ("slo.ttft_s=0", "slo.ttft_s must be above 0, got 0"),
+            ("speculation.target=1.5", "speculation.target must be at least 0 and at most 1, got 1.5"),
+            ("speculation.price=.inf", "speculation.price must be at least 0, got inf"),
+            ("speculation.lookup_tokens=[3, 2]", "write [shortest, longest]"),
+            ("speculation.method=eagle", "needs the draft model's name in speculation.model"),
             ("device=tpu", "Invalid enum value 'tpu'"),
         ],
     )

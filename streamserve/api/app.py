@@ -4,6 +4,7 @@ from argparse import Namespace
 from pathlib import Path
 
 from starlette.types import ASGIApp
+from vllm import envs
 from vllm.entrypoints.launchers.api_server.app_state import init_app_state
 from vllm.entrypoints.launchers.app import build_app
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
@@ -51,9 +52,14 @@ async def build(
     app = build_app(args, TASKS, client.model_config)
     await init_app_state(client, app.state, args, TASKS)
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) != "/health"]
-    app.include_router(router(scheduler))
+    app.include_router(router(scheduler, _admin_keys(args, server)))
     # Around the application and not in it: vLLM has closed its own list of middleware by now.
     return HeadersMiddleware(BodyLimitMiddleware(app, server.max_body_bytes))
+
+
+def _admin_keys(args: Namespace, server: ServerConfig) -> list[str]:
+    """The configured ones, else every key that vLLM itself would accept."""
+    return server.admin_keys or [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
 
 
 def _refuse(message: str) -> None:

@@ -6,7 +6,7 @@ from copy import copy
 from typing import Any
 
 from vllm.config import VllmConfig
-from vllm.exceptions import GracefulHTTPError
+from vllm.exceptions import GracefulHTTPError, VLLMValidationError
 from vllm.inputs import EngineInput, PromptType
 from vllm.lora.request import LoRARequest
 from vllm.outputs import RequestOutput
@@ -26,9 +26,12 @@ from streamserve.api.unsupported import WithoutEngineControls
 from streamserve.clock import now
 from streamserve.errors import LaneLost, ServeError
 from streamserve.scheduler.scheduler import StreamScheduler
-from streamserve.types import LaneState, Request
+from streamserve.types import LaneState, Request, Slo
 
 TASKS: tuple[SupportedTask, ...] = ("generate",)
+
+MAX_DEPTH = "max_depth"
+"""The client's cap on draft tokens per step, in `vllm_xargs`; the lanes read it there."""
 
 UNSEEN_STARTS = 3
 """How often a sequence is begun whose client sees nothing before its end."""
@@ -96,6 +99,7 @@ class StreamServeClient(WithoutEngineControls):
         reasoning_parser_kwargs: dict[str, Any] | None = None,
     ) -> AsyncGenerator[RequestOutput, None]:
         # Where a request runs is StreamScheduler's decision: the client's data_parallel_rank is not looked at.
+        wishes = trace.wishes.get()
         core = self.input_processor.process_inputs(
             request_id,
             prompt,  # type: ignore[arg-type]
@@ -104,7 +108,7 @@ class StreamServeClient(WithoutEngineControls):
             lora_request=lora_request,
             tokenization_kwargs=tokenization_kwargs,
             trace_headers=trace_headers,
-            priority=priority,
+            priority=priority if wishes.priority is None else wishes.priority,
             session_id=session_id,
             kv_hints=kv_hints,
         )
@@ -112,6 +116,7 @@ class StreamServeClient(WithoutEngineControls):
         core.reasoning_parser_kwargs = reasoning_parser_kwargs
         self.input_processor.assign_request_id(core)
         _strip_transfer_parameters(core)
+        _cap_depth(core, wishes.max_depth)
         text = prompt_text or extract_prompt_components(self.model_config, prompt)[0]  # type: ignore[arg-type]
         outputs = self._sequence(core, text) if core.params.n == 1 else self._sequences(core, text)  # type: ignore[union-attr]
         try:
@@ -144,7 +149,7 @@ class StreamServeClient(WithoutEngineControls):
     async def _attempt(
         self, core: EngineCoreRequest, text: str | None, parent: ParentRequest | None, index: int
     ) -> AsyncGenerator[RequestOutput, None]:
-        request = _request(core)
+        request = _request(core, trace.wishes.get().slo)
         self._detokenizer.open(core, text, parent, index)
         stream = self._scheduler.serve(request, trace.record)
         try:
@@ -204,7 +209,7 @@ async def _merged(streams: Sequence[AsyncGenerator[RequestOutput, None]]) -> Asy
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _request(core: EngineCoreRequest) -> Request:
+def _request(core: EngineCoreRequest, slo: Slo) -> Request:
     sampling = core.sampling_params
     assert sampling is not None
     return Request(
@@ -216,7 +221,24 @@ def _request(core: EngineCoreRequest) -> Request:
         priority=core.priority,
         continuable=continuable(core, sampling),
         splittable=splittable(core, sampling),
+        slo=slo,
+        max_depth=(sampling.extra_args or {}).get(MAX_DEPTH),
     )
+
+
+def _cap_depth(core: EngineCoreRequest, wished: int | None) -> None:
+    """Put the header's depth cap where the lanes look for it; it wins over the body's. Raises `VLLMValidationError`."""
+    sampling = core.sampling_params
+    if sampling is None:
+        return
+    extra = sampling.extra_args or {}
+    asked = extra.get(MAX_DEPTH) if wished is None else wished
+    if asked is None:
+        return
+    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+        message = f"vllm_xargs.{MAX_DEPTH}: {asked!r} is not a number of draft tokens, an integer of at least 0"
+        raise VLLMValidationError(message, parameter=f"vllm_xargs.{MAX_DEPTH}")
+    sampling.extra_args = {**extra, MAX_DEPTH: asked}
 
 
 def _strip_transfer_parameters(core: EngineCoreRequest) -> None:

@@ -6,11 +6,12 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from streamserve.api import trace
+from streamserve.api import trace, wishes
 from streamserve.types import Decision
 
 PREFILL_LANE = b"x-streamserve-prefill-lane"
 DECODE_LANE = b"x-streamserve-decode-lane"
+DECISION = wishes.DECISION.encode()
 REQUEST_ID = b"x-request-id"
 RETRY_AFTER_S = b"1"
 """Sent with 429 and 503: a queue moves and a lane restarts within seconds, and OpenAI's clients wait this long."""
@@ -18,6 +19,8 @@ RETRY_AFTER_S = b"1"
 
 class HeadersMiddleware:
     """Gives every request an id and every response the headers that name it and the lanes that served it.
+
+    Reads what the request's own headers ask for, and refuses with 400 what cannot be meant.
 
     The start of a response is held back until its body begins: by then the lanes are chosen. So a stream that fails
     before its first token is no stream yet, and is answered with the error's own status.
@@ -35,6 +38,7 @@ class HeadersMiddleware:
         trace.decisions.set(noted)
         start: Message | None = None
         over = False
+        asked = wishes.NO_WISHES
 
         async def held(message: Message) -> None:
             nonlocal start, over
@@ -48,10 +52,17 @@ class HeadersMiddleware:
                 if failed := _failed_stream(opening, message):
                     opening, message = failed
                     over = True
-                opening["headers"] = [*opening.get("headers", ()), *_headers(opening["status"], request_id, noted)]
+                added = _headers(opening["status"], request_id, noted, asked.explain)
+                opening["headers"] = [*opening.get("headers", ()), *added]
                 await send(opening)
             await send(message)
 
+        try:
+            asked = wishes.read(scope["headers"])
+        except wishes.BadWish as error:
+            await _refuse(held, HTTPStatus.BAD_REQUEST, str(error), error.name)
+            return
+        trace.wishes.set(asked)
         await self._app(scope, receive, held)
 
 
@@ -97,17 +108,21 @@ class BodyLimitMiddleware:
             await self._refuse(send)
 
     async def _refuse(self, send: Send) -> None:
-        status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
         message = f"the request body is larger than {self._max_bytes} bytes: send less, or raise server.max_body_bytes"
-        error = {"message": message, "type": "BadRequestError", "param": None, "code": status.value}
-        body = json.dumps({"error": error}).encode()
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send({"type": "http.response.start", "status": status.value, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        await _refuse(send, HTTPStatus.REQUEST_ENTITY_TOO_LARGE, message)
 
 
 class _TooLarge(Exception):
     """The body has outgrown the limit while it was read."""
+
+
+async def _refuse(send: Send, status: HTTPStatus, message: str, parameter: str | None = None) -> None:
+    """Answer with an error in OpenAI's form."""
+    error = {"message": message, "type": "BadRequestError", "param": parameter, "code": status.value}
+    body = json.dumps({"error": error}).encode()
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": status.value, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
 
 
 def _request_id(scope: Scope) -> bytes:
@@ -132,11 +147,13 @@ def _failed_stream(start: Message, body: Message) -> tuple[Message, Message] | N
     return {**start, "status": status, "headers": headers}, {"type": "http.response.body", "body": error}
 
 
-def _headers(status: int, request_id: bytes, noted: list[Decision]) -> list[tuple[bytes, bytes]]:
+def _headers(status: int, request_id: bytes, noted: list[Decision], explain: bool) -> list[tuple[bytes, bytes]]:
     headers = [(REQUEST_ID, request_id)]
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers.append((b"retry-after", RETRY_AFTER_S))
     if noted:
         headers.append((PREFILL_LANE, ",".join(decision.prefill for decision in noted).encode()))
         headers.append((DECODE_LANE, ",".join(decision.decode for decision in noted).encode()))
+        if explain:
+            headers.append((DECISION, trace.explained(noted)))
     return headers

@@ -1,21 +1,28 @@
-"""Our own routes beside vLLM's: the lanes' signals, and a `/health` that knows of degraded."""
+"""Our own routes beside vLLM's: the lanes' signals, the control of their depth, a `/health` that knows of degraded."""
 
 import dataclasses
+import hashlib
+import secrets
+from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
+from streamserve.api import depth
 from streamserve.clock import now
+from streamserve.errors import ServeError
 from streamserve.pipeserve.supervisor import health
 from streamserve.scheduler.scheduler import StreamScheduler
-from streamserve.signals import Signals
+from streamserve.signals import DepthControl, Signals
 from streamserve.types import LaneId
 
 
-def router(scheduler: StreamScheduler) -> APIRouter:
-    """The routes, reading from this scheduler."""
+def router(scheduler: StreamScheduler, admin_keys: Sequence[str] = ()) -> APIRouter:
+    """The routes over this scheduler; with keys, what changes a lane needs one of them (never an empty one)."""
     routes = APIRouter()
+    digests = [_digest(key) for key in admin_keys if key]
 
     @routes.get("/health")
     async def get_health() -> Response:
@@ -30,7 +37,45 @@ def router(scheduler: StreamScheduler) -> APIRouter:
         at_s = now()
         return {"queued": signals.queued, "lanes": [_describe(signals, lane, at_s) for lane in signals.lanes]}
 
+    @routes.post("/streamserve/lanes/{lane}/depth")
+    async def post_depth(lane: LaneId, request: Request) -> Response:
+        if admin_keys and not _authorized(request, digests):
+            message = "changing a lane needs an admin key: send it as Authorization: Bearer KEY"
+            headers = {"WWW-Authenticate": "Bearer"}
+            return _error(HTTPStatus.UNAUTHORIZED, message, headers=headers)
+        try:
+            wish = depth.parse(await request.body())
+            await scheduler.control(lane, wish.control, wish.ttl_s)
+        except depth.Refused as error:
+            return _error(error.status, str(error), error.param)
+        except ServeError as error:
+            return _error(error.status, str(error))
+        # The default is the lane's to name; any other is what was sent, whatever the engine has reported by now.
+        in_force = wish.control or scheduler.signals().lanes[lane].depth
+        expires_in_s = wish.ttl_s if wish.control else None
+        return JSONResponse({"lane": lane, "depth": in_force and _control(in_force), "expires_in_s": expires_in_s})
+
     return routes
+
+
+def _error(
+    status: HTTPStatus, message: str, param: str | None = None, headers: dict[str, str] | None = None
+) -> JSONResponse:
+    """An error as OpenAI's API words it."""
+    error = {"message": message, "type": status.phrase.replace(" ", "") + "Error", "param": param, "code": status.value}
+    return JSONResponse({"error": error}, status_code=status, headers=headers)
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode()).digest()
+
+
+def _authorized(request: Request, digests: Sequence[bytes]) -> bool:
+    scheme, _, key = request.headers.get("authorization", "").partition(" ")
+    given = _digest(key)
+    # Every key is compared, each in constant time, so that the answer's delay tells nothing.
+    matches = [secrets.compare_digest(given, digest) for digest in digests]
+    return scheme.lower() == "bearer" and any(matches)
 
 
 def _state(signals: Signals, lane: LaneId) -> str:
@@ -39,8 +84,18 @@ def _state(signals: Signals, lane: LaneId) -> str:
 
 
 def _describe(signals: Signals, lane: LaneId, at_s: float) -> dict[str, Any]:
-    snapshot = dataclasses.asdict(signals.lanes[lane])
-    reported_s = snapshot.pop("at_s")
-    # Seconds since the engine last reported, None before its first step: an instant of our clock means nothing outside.
-    age_s = round(at_s - reported_s, 3) if reported_s else None
-    return {**snapshot, "age_s": age_s, "dispatched": dataclasses.asdict(signals.load[lane])}
+    snapshot = signals.lanes[lane]
+    report = dataclasses.asdict(snapshot)
+    # Ages instead of instants of our clock, which mean nothing outside; None where nothing was reported yet.
+    report["age_s"] = _age_s(report.pop("at_s"), at_s)
+    report["device"]["age_s"] = _age_s(report["device"].pop("at_s"), at_s)
+    report["depth"] = snapshot.depth and _control(snapshot.depth)
+    return {**report, "dispatched": dataclasses.asdict(signals.load[lane])}
+
+
+def _age_s(instant_s: float, at_s: float) -> float | None:
+    return round(at_s - instant_s, 3) if instant_s else None
+
+
+def _control(control: DepthControl) -> dict[str, Any]:
+    return {"control": depth.short(control), **dataclasses.asdict(control)}

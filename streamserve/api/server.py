@@ -7,7 +7,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -20,6 +20,7 @@ from streamserve.lanes.vllm.launch import Launcher, in_thread
 from streamserve.lanes.vllm.memory import check_fits
 from streamserve.lanes.vllm.plan import LanePlan, available_cores, plan
 from streamserve.machine import available_memory_gib
+from streamserve.scheduler.decision_log import DecisionLog
 from streamserve.types import LaneId, Result
 
 if TYPE_CHECKING:
@@ -48,24 +49,28 @@ class Startup(Protocol):
     def stopping(self) -> None: ...
 
 
-def run(config: Config, startup: Startup) -> None:
-    """Serve until SIGINT or SIGTERM; raises `StreamServeError` when the start fails."""
+def run(config: Config, startup: Startup, decision_log: Path | None = None) -> None:
+    """Serve until SIGINT or SIGTERM; raises `StreamServeError` when the start fails.
+
+    decision_log: where to append a line of JSON per ended request.
+    """
     import uvloop
 
-    uvloop.run(_run(config, startup))
+    uvloop.run(_run(config, startup, decision_log))
 
 
-async def _run(config: Config, startup: Startup) -> None:
+async def _run(config: Config, startup: Startup, decision_log: Path | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     plans = plan(config, available_cores())
     # Built again with the lanes; here so that a wrong name costs no start.
-    routers.build(config.router, config.stream_pairs())
+    routers.build(config.router, config.stream_pairs(), config.flowguard)
     with closing(_listen(config.server)) as listener:
         startup.begin(config.model, [lane.id for lane in plans])
         async with AsyncExitStack() as down:
-            starting = asyncio.create_task(_start(config, plans, startup, down))
+            log = _decision_log(decision_log, down)
+            starting = asyncio.create_task(_start(config, plans, startup, down, log))
             if await _first(starting, stop):
                 app, name, scheduler = starting.result()
                 startup.ready(_url(listener), name, [lane.id for lane in plans], config.stream_pairs())
@@ -82,7 +87,11 @@ async def _run(config: Config, startup: Startup) -> None:
 
 
 async def _start(
-    config: Config, plans: Sequence[LanePlan], startup: Startup, down: AsyncExitStack
+    config: Config,
+    plans: Sequence[LanePlan],
+    startup: Startup,
+    down: AsyncExitStack,
+    on_result: Callable[[Result], None],
 ) -> tuple["ASGIApp", str, "StreamScheduler"]:
     """Bring up lanes and front side by side: the application, the model's public name, who serves. `down` undoes it."""
     logs = _log_folder()
@@ -95,9 +104,13 @@ async def _start(
     startup.stage(FRONT, "importing vLLM")
     await in_thread(_import_front)
 
+    from prometheus_client import REGISTRY
+
     from streamserve.api import app, front
     from streamserve.build import assemble
     from streamserve.lanes.vllm.lane import VllmLane
+    from streamserve.metrics.prometheus import install
+    from streamserve.metrics.results import ResultMetrics
 
     args = app.options(path, config.server)
     startup.stage(FRONT, "loading the tokenizer")
@@ -105,8 +118,17 @@ async def _start(
         parts = await in_thread(lambda: front.build(config, path, plans))
     except Exception as error:
         raise SetupError(f"vLLM cannot serve {path}: {one_line(error)} (its log: {logs / 'front.log'})") from error
-    lanes = [VllmLane(lane, path, config.engine, launcher, logs, parts.metrics.engine_step) for lane in plans]
-    serving = assemble(config, lanes, _log_result)
+    lanes = [
+        VllmLane(lane, path, config.engine, config.speculation, launcher, parts.metrics.engine_step) for lane in plans
+    ]
+    results = ResultMetrics(REGISTRY)
+
+    def ended(result: Result) -> None:
+        results.learn(result)
+        on_result(result)
+
+    serving = assemble(config, lanes, ended)
+    install(serving.scheduler, REGISTRY)
     down.push_async_callback(serving.aclose)
     startup.stage(FRONT, "ready")
     client = parts.client(serving.scheduler)
@@ -173,6 +195,8 @@ def _prepare_front(device: str, log: Path) -> None:
     """Give vLLM's half in this process its environment, and its log a file instead of the terminal."""
     os.environ.update({key: value for key, value in environment.shared(device).items() if key != "LD_PRELOAD"})
     os.environ["VLLM_CONFIGURE_LOGGING"] = "0"
+    # With it vLLM's /metrics would read files that other processes left, and not see our own series.
+    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
     handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     # Told at the first import of torch, to no use: a CPU build has no Triton.
@@ -189,6 +213,15 @@ def _import_front() -> None:
     import streamserve.api.app
     import streamserve.api.front
     import streamserve.lanes.vllm.lane  # noqa: F401
+
+
+def _decision_log(path: Path | None, down: AsyncExitStack) -> Callable[[Result], None]:
+    """Who is told of results; `down` closes the file, after everything that still has results. Raises `SetupError`."""
+    if path is None:
+        return _log_result
+    log = DecisionLog(path)
+    down.push_async_callback(log.aclose)
+    return log.write
 
 
 def _log_result(result: Result) -> None:

@@ -19,7 +19,9 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Median and quartiles of at least two values."""
+    """Median and quartiles; of a single value it is all three."""
+    if len(values) == 1:
+        return Spread(values[0], values[0], values[0], 1)
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")
     return Spread(statistics.median(values), low, high, len(values))
 

@@ -8,24 +8,29 @@ import argparse
 import asyncio
 import random
 import socket
-import tempfile
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import uvloop
 
 from streamserve import config as configuration
+from streamserve.bench import rig
 from streamserve.bench.figures import ratio, spread
 from streamserve.clock import now
-from streamserve.config import EMBEDDED_MODEL, Config
+from streamserve.config import Config
 from streamserve.lanes.vllm import model, plan
-from streamserve.lanes.vllm.launch import Launcher
-from streamserve.protocols import Lane, TokenStream
+from streamserve.pipeserve.pipeserve import PipeServe
+from streamserve.protocols import Engine, Lane, TokenStream
 from streamserve.types import Decision, LaneId, Prefilled, Request
+
+PLAIN_PAIR = [
+    *("pairs=[[lane-0, lane-1]]", "router=round_robin"),
+    *("scheduler.backlog_s=null", "speculation.method=none"),
+]
+"""Every request over both lanes, and a token a step: what is timed here is the hand-over alone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +42,11 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Rig:
-    """Ready lanes, the scheduler over them, and where its HTTP front listens."""
+class Served:
+    """Ready lanes, the engine over them, and where its HTTP front listens."""
 
-    lanes: dict[LaneId, Lane]
-    engine: Any
+    lanes: Mapping[LaneId, Lane]
+    engine: Engine
     url: str
     name: str
     lane_prefill_s: list[float]
@@ -51,20 +56,12 @@ class Rig:
 
 
 @asynccontextmanager
-async def rig(config: Config) -> AsyncIterator[Rig]:
-    """The default topology with its front, in this process."""
-    import uvicorn
-
+async def served(config: Config) -> AsyncIterator[Served]:
+    """The lanes of a configuration with their front, in this process."""
+    rig.prepare_front(config.device)
     from streamserve.api import app, front
-    from streamserve.build import assemble
     from streamserve.lanes.vllm.lane import VllmLane
-    from streamserve.pipeserve.pipeserve import PipeServe
 
-    plans = plan.plan(config, plan.available_cores())
-    logs = Path(tempfile.mkdtemp(prefix="streamserve-bench-"))
-    path = str(model.resolve(EMBEDDED_MODEL, print))
-    launcher = Launcher(config.device, logs)
-    parts = front.build(config, path, plans)
     lane_prefill_s: list[float] = []
 
     class TimedLane(VllmLane):
@@ -76,16 +73,25 @@ async def rig(config: Config) -> AsyncIterator[Rig]:
             lane_prefill_s.append(time.perf_counter() - begun_s)
             return prefilled
 
-    lanes = [TimedLane(each, path, config.engine, launcher, logs, parts.metrics.engine_step) for each in plans]
-    serving = assemble(config, lanes, lambda _result: None)
-    await serving.start(lambda _lane, _stage: None)
-    application = await app.build(
-        app.options(path, config.server), parts.client(serving.scheduler), serving.scheduler, config.server
-    )
-    served_s: list[float] = []
+    path = str(model.resolve(config.model, print))
+    parts = front.build(config, path, plan.plan(config, plan.available_cores()))
+    lanes = rig.live({"lanes": config}, lambda _lane, _stage: None, TimedLane, parts.metrics.engine_step)
+    async with lanes as ready:
+        lane_set = ready.sets["lanes"]
+        scheduler = lane_set.scheduler(lambda _result: None)
+        client = parts.client(scheduler)
+        application = await app.build(app.options(path, config.server), client, scheduler, config.server)
+        served_s: list[float] = []
+        name = app.served_name(path, config.server)
+        async with listening(_timed_application(application, served_s)) as url:
+            yield Served(lane_set.lanes, PipeServe(lane_set.lanes), url, name, lane_prefill_s, served_s)
+        await scheduler.close()
+
+
+def _timed_application(application: Any, served_s: list[float]) -> Any:
+    """The front without sockets and client; notes the time from a request's headers to the first piece of answer."""
 
     async def timed_application(scope: Any, receive: Any, send: Any) -> None:
-        """The front without sockets and client: from a request's headers to the first piece of its answer."""
         begun_s = time.perf_counter()
         waiting = scope["type"] == "http"
 
@@ -98,17 +104,22 @@ async def rig(config: Config) -> AsyncIterator[Rig]:
 
         await application(scope, receive, noted)
 
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(timed_application, log_level="warning"))
-    listening = asyncio.create_task(server.serve(sockets=[listener]))
-    try:
-        table: dict[LaneId, Lane] = {lane.id: lane for lane in lanes}
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        yield Rig(table, PipeServe(table), url, app.served_name(path, config.server), lane_prefill_s, served_s)
-    finally:
-        server.should_exit = True
-        await listening
-        await serving.aclose()
+    return timed_application
+
+
+@asynccontextmanager
+async def listening(application: Any) -> AsyncIterator[str]:
+    """Serve an ASGI application on a free port of the loopback interface; its URL."""
+    import uvicorn
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        server = uvicorn.Server(uvicorn.Config(application, log_level="warning"))
+        serving = asyncio.create_task(server.serve(sockets=[listener]))
+        try:
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            await serving
 
 
 async def timed(stream: TokenStream, started_s: float) -> Timing:
@@ -117,23 +128,23 @@ async def timed(stream: TokenStream, started_s: float) -> Timing:
     return Timing(arrivals_s[0] - started_s, (arrivals_s[-1] - arrivals_s[1]) / (len(arrivals_s) - 2))
 
 
-async def over_http(client: Any, rig: Rig, prompt: list[int], output_tokens: int) -> float:
+async def over_http(client: Any, front: Served, prompt: list[int], output_tokens: int) -> float:
     """Time to the first token over HTTP, in seconds."""
-    body = {"model": rig.name, "prompt": prompt, "max_tokens": output_tokens, "temperature": 0, "stream": True}
+    body = {"model": front.name, "prompt": prompt, "max_tokens": output_tokens, "temperature": 0, "stream": True}
     started_s = now()
-    async with client.stream("POST", f"{rig.url}/v1/completions", json=body) as response:
+    async with client.stream("POST", f"{front.url}/v1/completions", json=body) as response:
         lines = response.aiter_lines()
         await anext(lines)
         return now() - started_s
 
 
-async def measure(rig: Rig, prompt_tokens: int, output_tokens: int, repeats: int) -> None:
+async def measure(front: Served, prompt_tokens: int, output_tokens: int, repeats: int) -> None:
     """Print the comparison."""
     import httpx
 
     from streamserve.lanes.vllm.requests import greedy_request
 
-    prefill, decode = rig.lanes.values()
+    prefill, decode = front.lanes.values()
     pair = Decision(prefill.id, decode.id, "bench", "measured")
     rng = random.Random(0)
     alone_s, pair_s, http_s, front_s, empty_s, lane_tpot_s, pair_tpot_s = [], [], [], [], [], [], []
@@ -147,11 +158,11 @@ async def measure(rig: Rig, prompt_tokens: int, output_tokens: int, repeats: int
             assert prefilled.kv is not None
             await decode.release(prefilled.kv)
             through = await timed(
-                rig.engine.stream(greedy_request(f"pair-{repeat}", prompts[1], output_tokens), pair, lambda: None),
+                front.engine.stream(greedy_request(f"pair-{repeat}", prompts[1], output_tokens), pair, lambda: None),
                 now(),
             )
-            http = await over_http(client, rig, prompts[2], output_tokens)
-            http_prefill_s = rig.lane_prefill_s[-1]
+            http = await over_http(client, front, prompts[2], output_tokens)
+            http_prefill_s = front.lane_prefill_s[-1]
             by_itself = await timed(
                 await decode.decode(greedy_request(f"decode-{repeat}", prompts[3], output_tokens)), now()
             )
@@ -160,9 +171,9 @@ async def measure(rig: Rig, prompt_tokens: int, output_tokens: int, repeats: int
             alone_s.append(alone)
             pair_s.append(through.ttft_s)
             http_s.append(http)
-            front_s.append(rig.served_s[-1] - http_prefill_s)
+            front_s.append(front.served_s[-1] - http_prefill_s)
             begun_s = now()
-            await client.get(f"{rig.url}/version")
+            await client.get(f"{front.url}/version")
             empty_s.append(now() - begun_s)
             lane_tpot_s.append(by_itself.tpot_s)
             pair_tpot_s.append(through.tpot_s)
@@ -179,8 +190,8 @@ async def measure(rig: Rig, prompt_tokens: int, output_tokens: int, repeats: int
 
 
 async def main(prompt_tokens: int, output_tokens: int, repeats: int) -> None:
-    config = configuration.load("cpu-pair")
-    async with rig(config) as ready:
+    config = configuration.load("cpu-pair", PLAIN_PAIR)
+    async with served(config) as ready:
         await measure(ready, prompt_tokens, output_tokens, repeats)
 
 

@@ -3,9 +3,9 @@
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
 
-from streamserve.errors import LaneLost
+from streamserve.errors import LaneLost, UnknownLane
 from streamserve.protocols import Lane, TokenStream
-from streamserve.signals import LaneSignals
+from streamserve.signals import DepthControl, LaneSignals
 from streamserve.stream import Stream, settle
 from streamserve.types import Chunk, Decision, KVHandle, LaneId, Prefilled, Request
 
@@ -31,6 +31,12 @@ class PipeServe:
         if decision.disaggregated and not sent:
             return Stream(_two_lanes(request, prefill, decode, on_prefilled))
         return Stream(_one_lane(request, decode, on_prefilled, sent))
+
+    async def control(self, lane: LaneId, control: DepthControl | None, ttl_s: float) -> None:
+        """As `Lane.control`. Raises `UnknownLane` as well."""
+        if lane not in self._lanes:
+            raise UnknownLane(f"no lane {lane!r}; lanes are {', '.join(self._lanes)}")
+        await self._lanes[lane].control(control, ttl_s)
 
 
 async def _one_lane(

@@ -35,8 +35,8 @@ class Dispatched:
     """
 
     def __init__(self, load: Load, decision: Decision, prefill_tokens: int) -> None:
+        self.decision = decision
         self._load = load
-        self._decision = decision
         self._prefill_tokens = prefill_tokens
         self._prefilling = True
         self._decoding = True
@@ -47,11 +47,11 @@ class Dispatched:
         """Take the prefill part off."""
         if self._prefilling:
             self._prefilling = False
-            self._load.add(self._decision.prefill, prefill_requests=-1, prefill_tokens=-self._prefill_tokens)
+            self._load.add(self.decision.prefill, prefill_requests=-1, prefill_tokens=-self._prefill_tokens)
 
     def finished(self) -> None:
         """Take off whatever is left."""
         self.prefilled()
         if self._decoding:
             self._decoding = False
-            self._load.add(self._decision.decode, decode_requests=-1)
+            self._load.add(self.decision.decode, decode_requests=-1)

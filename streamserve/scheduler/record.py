@@ -4,10 +4,16 @@ from streamserve.types import Chunk, Decision, Finish, LaneId, Request, Result
 
 
 class Record:
-    """What has happened to one request so far."""
+    """What has happened to one request so far.
 
-    def __init__(self, request: Request) -> None:
+    due_s: its instant on the time line of our queue.
+    """
+
+    def __init__(self, request: Request, due_s: float = 0.0) -> None:
         self.request = request
+        self.due_s = due_s
+        self.placed = False
+        """Whether it holds one of the places on the lanes."""
         self.attempts = 0
         self.failed: set[LaneId] = set()
         """Lanes that an earlier attempt was lost with."""
@@ -17,14 +23,16 @@ class Record:
         self.sent: list[int] = []
         """The output so far, of a request that another lane can continue."""
         self._decision: Decision | None = None
+        self._dispatched_s: float | None = None
         self._first_token_s: float | None = None
         self._finish: Finish | None = None
         self._finished_s = 0.0
 
-    def decided(self, decision: Decision) -> None:
+    def decided(self, decision: Decision, at_s: float) -> None:
         """Another attempt begins."""
         self.attempts += 1
         self._decision = decision
+        self._dispatched_s = at_s
 
     def add(self, chunk: Chunk) -> None:
         """Count a chunk that is about to be sent."""
@@ -54,4 +62,7 @@ class Record:
             first_token_s=self._first_token_s,
             attempts=self.attempts,
             error=(str(error) or type(error).__name__) if failed else None,
+            slo=self.request.slo,
+            priority=self.request.priority,
+            dispatched_s=self._dispatched_s,
         )

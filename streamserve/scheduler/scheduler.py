@@ -1,19 +1,25 @@
 """StreamScheduler: every request's way from admission to its result."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+import logging
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
 from dataclasses import replace
 
 from streamserve.clock import now
-from streamserve.config import SchedulerConfig
-from streamserve.errors import LaneLost, NoLane, Stopping
+from streamserve.config import Config
+from streamserve.errors import LaneLost, Stopping
 from streamserve.protocols import Engine, Router, TokenStream
 from streamserve.scheduler.admission import Admission
 from streamserve.scheduler.load import Dispatched, Load
+from streamserve.scheduler.order import due_s
 from streamserve.scheduler.record import Record
-from streamserve.signals import Signals
+from streamserve.scheduler.room import Room
+from streamserve.scheduler.work import Work, WorkEstimate, costs
+from streamserve.signals import DepthControl, Signals
 from streamserve.stream import Stream
-from streamserve.types import Chunk, Decision, LaneId, LaneState, Request, Result
+from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState, Request, Result, Slo
+
+logger = logging.getLogger(__name__)
 
 STOPPING = "the server is shutting down; send the request again once it is back"
 
@@ -21,7 +27,8 @@ STOPPING = "the server is shutting down; send the request again once it is back"
 class StreamScheduler:
     """Admits requests, has them routed and run, and starts them again where that is invisible to the client.
 
-    on_result: told of every request that `serve` took, once, when it holds nothing any more.
+    on_result: told of every request that `serve` took, once, when it holds nothing any more; the router learns from
+    it right after.
     lane_ready: waits until a lane becomes ready.
     """
 
@@ -29,17 +36,20 @@ class StreamScheduler:
         self,
         engine: Engine,
         router: Router,
-        config: SchedulerConfig,
+        config: Config,
         on_result: Callable[[Result], None],
         lane_ready: Callable[[], Awaitable[None]],
     ) -> None:
         self._engine = engine
         self._router = router
-        self._config = config
+        self._config = config.scheduler
         self._on_result = on_result
-        self._lane_ready = lane_ready
-        self._admission = Admission(config.max_dispatched, config.max_queued)
+        self._slo = Slo(config.slo.ttft_s, config.slo.tpot_s)
+        self._admission = Admission(self._config, self._dispatch, self._any_ready, lane_ready)
+        backlog_s = self._config.backlog_s
+        self._room = None if backlog_s is None else Room(config.stream_pairs(), backlog_s)
         self._load = Load()
+        self._work = WorkEstimate()
         self._open: set[Stream] = set()
         self._stopping = False
 
@@ -50,8 +60,7 @@ class StreamScheduler:
 
     def signals(self) -> Signals:
         """What a router sees now."""
-        lanes = self._engine.signals()
-        return Signals(now(), lanes, self._load.of(lanes), self._admission.queued)
+        return self._signals(self._admission.queued)
 
     def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> TokenStream:
         """The request's output; nothing is taken before the first read. The caller reads to the end or closes.
@@ -60,79 +69,106 @@ class StreamScheduler:
         Raises `Stopping`; reading raises `Overloaded`, `NoLane`, `LaneLost` or `Stopping`.
         """
         self._refuse_when_stopping()
-        record = Record(request)
+        due = due_s(request, request.slo, self._slo, self._config, self._predict)
+        record = Record(_with_defaults(request, self._slo), due)
 
         def end(error: BaseException | None) -> None:
             self._open.discard(stream)
-            self._on_result(record.result(now(), error))
+            self._ended(record, error)
 
         stream = Stream(self._chunks(record, on_decision), end)
         self._open.add(stream)
         return stream
 
+    async def control(self, lane: LaneId, control: DepthControl | None, ttl_s: float) -> None:
+        """Set a lane's depth control, as `Lane.control`. Raises `UnknownLane`, `NotSpeculating`, `LaneLost`."""
+        await self._engine.control(lane, control, ttl_s)
+
     async def close(self) -> None:
         """Refuse new requests and end all others with `Stopping`; idempotent."""
         self._stopping = True
+        self._admission.stop()
         await asyncio.gather(*(stream.aclose(Stopping(STOPPING)) for stream in self._open))
+        await self._admission.stopped()
 
     def _refuse_when_stopping(self) -> None:
         if self._stopping:
             raise Stopping(STOPPING)
 
     async def _chunks(self, record: Record, on_decision: Callable[[Decision], None]) -> AsyncGenerator[Chunk, None]:
-        request = record.request
-        await self._admission.acquire(request.priority, request.arrived_s)
         try:
             while True:
-                decision = await self._route(record)
-                record.decided(decision)
-                on_decision(decision)
-                sent = tuple(record.sent)
-                dispatched = Dispatched(self._load, decision, request.prompt_tokens + len(sent))
-                stream = self._engine.stream(request, decision, dispatched.prefilled, sent)
+                dispatched = await self._admission.enter(record)
                 try:
-                    async for chunk in stream:
-                        record.add(chunk)
-                        yield chunk
-                    # The reader closes this generator at a finish, so getting here means that there was none.
-                    message = f"lane {decision.decode} ended the output of {request.id} without a finish"
-                    raise LaneLost(message, lane=decision.decode)
-                except LaneLost as error:
-                    self._lost(record, decision, error)
-                finally:
+                    stream = self._begin(record, dispatched, on_decision)
                     try:
-                        await stream.aclose()
+                        async for chunk in stream:
+                            record.add(chunk)
+                            yield chunk
+                        # The reader closes this generator at a finish, so getting here means that there was none.
+                        decode = dispatched.decision.decode
+                        message = f"lane {decode} ended the output of {record.request.id} without a finish"
+                        raise LaneLost(message, lane=decode)
+                    except LaneLost as error:
+                        self._lost(record, dispatched.decision, error)
                     finally:
-                        dispatched.finished()
+                        await stream.aclose()
+                finally:
+                    dispatched.finished()
         finally:
-            self._admission.release()
+            self._admission.leave(record)
 
-    async def _route(self, record: Record) -> Decision:
-        try:
-            return self._decide(record)
-        except NoLane as error:
-            # Nothing suspends between this look at the signals and the wait, so no lane becomes ready unnoticed.
-            return await self._route_when_ready(record, error)
+    def _begin(self, record: Record, dispatched: Dispatched, on_decision: Callable[[Decision], None]) -> TokenStream:
+        record.decided(dispatched.decision, now())
+        on_decision(dispatched.decision)
 
-    async def _route_when_ready(self, record: Record, error: NoLane) -> Decision:
-        try:
-            async with asyncio.timeout(self._config.lane_wait_s):
-                while True:
-                    await self._lane_ready()
-                    try:
-                        return self._decide(record)
-                    except NoLane as still:
-                        error = still
-        except TimeoutError:
-            raise NoLane(f"waited {self._config.lane_wait_s:g} s for a lane: {error}") from error
+        def prefilled() -> None:
+            dispatched.prefilled()
+            self._admission.look()
 
-    def _decide(self, record: Record) -> Decision:
-        decision = self._router.route(record.request, _avoiding(record.failed, self.signals()))
+        return self._engine.stream(record.request, dispatched.decision, prefilled, tuple(record.sent))
+
+    def _dispatch(self, record: Record) -> Dispatched | None:
+        """Have it routed and count its load; None while it should wait for a lane with room. Raises `NoLane`."""
+        # A new request is still in the line while it is looked at.
+        signals = self._signals(self._admission.queued - (not record.placed), record.failed)
+        if signals.room is not None and not signals.room:
+            # Whoever lost its lane has waited already, so it does not wait for room.
+            if not record.placed and _any_ready(signals):
+                return None
+            signals = replace(signals, room=None)
+        decision = self._router.route(record.request, signals)
         if record.sent:
-            return _on_one_lane(decision, f"resumes after {len(record.sent)} tokens")
-        if decision.disaggregated and not record.request.splittable:
-            return _on_one_lane(decision, "its prompt must be read by one engine")
-        return decision
+            decision = _on_one_lane(decision, f"resumes after {len(record.sent)} tokens")
+        elif decision.disaggregated and not record.request.splittable:
+            decision = _on_one_lane(decision, "its prompt must be read by one engine")
+        cached_tokens = decision.prediction.cached_tokens if decision.prediction else 0
+        tokens = record.request.prompt_tokens + len(record.sent)
+        return Dispatched(self._load, decision, max(0, tokens - cached_tokens))
+
+    def _signals(self, queued: int, failed: Collection[LaneId] = ()) -> Signals:
+        lanes = self._engine.signals()
+        signals = Signals(now(), lanes, self._load.of(lanes), queued)
+        if failed:
+            signals = _avoiding(failed, signals)
+        return replace(signals, room=self._room.lanes(signals.lanes, signals.load)) if self._room else signals
+
+    def _any_ready(self) -> bool:
+        return any(lane.state is LaneState.READY for lane in self._engine.signals().values())
+
+    def _predict(self, request: Request) -> Work:
+        return self._work.of(request, costs(self._engine.signals()))
+
+    def _ended(self, record: Record, error: BaseException | None) -> None:
+        result = record.result(now(), error)
+        if result.finish in (Finish.STOP, Finish.LENGTH):
+            self._work.learn(record.request.max_tokens, result.output_tokens)
+        self._on_result(result)
+        try:
+            self._router.learn(result)
+        except Exception:
+            # The request itself is over and well; a router that cannot learn still routes.
+            logger.exception("the router could not learn from request %s; see the traceback", result.request_id)
 
     def _lost(self, record: Record, decision: Decision, error: LaneLost) -> None:
         """Note who failed; raises `LaneLost` unless the request may be started again."""
@@ -154,12 +190,25 @@ class StreamScheduler:
 
 
 def _on_one_lane(decision: Decision, why: str) -> Decision:
-    return replace(decision, prefill=decision.decode, reason=f"{decision.reason}; {why}")
+    if not decision.disaggregated:
+        return replace(decision, reason=f"{decision.reason}; {why}")
+    # What the router predicted, it predicted of the pair.
+    return replace(decision, prefill=decision.decode, reason=f"{decision.reason}; {why}", prediction=None)
 
 
-def _avoiding(failed: set[LaneId], signals: Signals) -> Signals:
+def _with_defaults(request: Request, slo: Slo) -> Request:
+    ttft_s = slo.ttft_s if request.slo.ttft_s is None else request.slo.ttft_s
+    tpot_s = slo.tpot_s if request.slo.tpot_s is None else request.slo.tpot_s
+    return request if Slo(ttft_s, tpot_s) == request.slo else replace(request, slo=Slo(ttft_s, tpot_s))
+
+
+def _any_ready(signals: Signals) -> bool:
+    return any(signals.ready(lane) for lane in signals.lanes)
+
+
+def _avoiding(failed: Collection[LaneId], signals: Signals) -> Signals:
     """The signals with these lanes shown as lost, unless no other is ready."""
-    if not failed or not any(signals.ready(lane) for lane in signals.lanes if lane not in failed):
+    if not any(signals.ready(lane) for lane in signals.lanes if lane not in failed):
         return signals
     lanes = {
         lane: replace(snapshot, state=LaneState.LOST) if lane in failed else snapshot

@@ -1,5 +1,7 @@
 """What every HTTP request passes through: headers held until the body begins, and the limit of the body."""
 
+import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 
 import httpx
@@ -10,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from streamserve.api import trace
 from streamserve.api.middleware import BodyLimitMiddleware, HeadersMiddleware
+from streamserve.api.wishes import Wishes
 from tests.fakes import pair
 
 START: Message = {"type": "http.response.start", "status": 200, "headers": [(b"content-type", b"text/plain")]}
@@ -158,6 +161,50 @@ class TestHeaders:
 
     async def test_other_scopes_pass_untouched(self) -> None:
         await _assert_untouched(HeadersMiddleware)
+
+
+class TestWishes:
+    async def test_the_application_finds_what_the_headers_ask_for_and_the_next_request_does_not(self) -> None:
+        seen: list[Wishes] = []
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            seen.append(await asyncio.create_task(wished()))
+            await reply(scope, receive, send)
+
+        async def wished() -> Wishes:
+            return trace.wishes.get()
+
+        await call(HeadersMiddleware(app), [(b"x-streamserve-priority", b"batch")])
+        await call(HeadersMiddleware(app))
+        assert seen == [Wishes(priority=10), Wishes()]
+
+    async def test_what_cannot_be_meant_is_refused_before_anything_runs(self) -> None:
+        seen: list[Scope] = []
+        start, body = await call(HeadersMiddleware(_noting(seen)), [(b"x-streamserve-ttft-slo-ms", b"soon")])
+        assert (start["status"], seen) == (400, [])
+        assert header(start, b"x-request-id")
+        assert json.loads(body["body"])["error"] == {
+            "message": "header x-streamserve-ttft-slo-ms: 'soon' is not a number of milliseconds above 0",
+            "type": "BadRequestError",
+            "param": "x-streamserve-ttft-slo-ms",
+            "code": 400,
+        }
+
+    async def test_a_decision_is_explained_when_asked_for(self) -> None:
+        app = HeadersMiddleware(deciding(("a", "b"), ("c", "d")))
+        start, _ = await call(app, [(b"x-streamserve-decision", b"1")])
+        shown = json.loads(header(start, b"x-streamserve-decision") or b"null")
+        assert [(each["prefill"], each["reason"]) for each in shown] == [
+            ("a", "the test says so"),
+            ("c", "the test says so"),
+        ]
+        for headers in ([], [(b"x-streamserve-decision", b"0")]):
+            start, _ = await call(app, headers)
+            assert header(start, b"x-streamserve-decision") is None
+
+    async def test_a_response_without_decisions_explains_none(self) -> None:
+        start, *_ = await call(HeadersMiddleware(reply), [(b"x-streamserve-decision", b"1")])
+        assert header(start, b"x-streamserve-decision") is None
 
 
 class TestBodyLimit:

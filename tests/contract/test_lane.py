@@ -11,6 +11,7 @@ import pytest_asyncio
 
 from streamserve.errors import LaneLost
 from streamserve.protocols import Lane, TokenStream
+from streamserve.signals import DepthControl, DepthMode
 from streamserve.types import Chunk, Finish, LaneState, Prefilled
 from tests.contract.rig import RIGS, Rig
 from tests.contract.vllm_rig import vllm_rig
@@ -60,6 +61,25 @@ async def test_signals_name_the_lane_and_never_go_back_in_time(rig: Rig) -> None
     after = rig.decode.signals()
     assert before.lane == after.lane == rig.decode.id
     assert after.at_s >= before.at_s
+
+
+async def test_a_depth_control_holds_until_it_ends(rig: Rig) -> None:
+    default = await reported_depth(rig)
+    assert default is not None
+    fixed = DepthControl(DepthMode.FIXED, depth=2)
+    await rig.decode.control(fixed, ttl_s=60.0)
+    assert await reported_depth(rig) == fixed
+    await rig.decode.control(fixed, ttl_s=0.0)
+    assert await reported_depth(rig) == default
+    await rig.decode.control(fixed, ttl_s=60.0)
+    await rig.decode.control(None, ttl_s=60.0)
+    assert await reported_depth(rig) == default
+
+
+async def reported_depth(rig: Rig) -> DepthControl | None:
+    """The control in the snapshot of the decode lane's next steps."""
+    await read(await rig.decode.decode(rig.request("control", 4)))
+    return rig.decode.signals().depth
 
 
 async def test_decode_yields_up_to_and_including_the_finish(rig: Rig) -> None:

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from streamserve.config import EMBEDDED_MODEL, EngineConfig
+from streamserve.config import EMBEDDED_MODEL, EngineConfig, SpeculationConfig
 from streamserve.lanes.vllm import model
 from streamserve.lanes.vllm.launch import Launcher
 from streamserve.lanes.vllm.plan import LanePlan
@@ -38,7 +38,7 @@ async def vllm_rig() -> AsyncIterator[Rig]:
     def lane(index: int) -> VllmLane:
         core = sorted(os.sched_getaffinity(0))[index % 2]
         plan = LanePlan(LaneId(f"lane-{index}"), index, "cpu", (core,), transfers_kv=True)
-        return VllmLane(plan, folder, engine, launcher, logs, lambda _index, _outputs: None)
+        return VllmLane(plan, folder, engine, SpeculationConfig(), launcher, lambda _index, _outputs: None)
 
     lanes = [lane(0), lane(1)]
     await asyncio.gather(*(each.start(lambda _lane, _stage: None) for each in lanes))

@@ -5,9 +5,11 @@ from typing import Any
 
 import pytest
 
-from streamserve.config import EngineConfig
+from streamserve.config import EngineConfig, SpeculationConfig
 from streamserve.lanes.vllm.arguments import GIB, engine_arguments
+from streamserve.lanes.vllm.controls import decoded
 from streamserve.lanes.vllm.plan import LanePlan
+from streamserve.signals import DepthControl, DepthMode
 from streamserve.types import LaneId
 
 
@@ -60,6 +62,41 @@ def test_every_start_of_a_lane_is_a_new_transfer_identity() -> None:
     ids = [arguments(transfers_kv=True)["kv_transfer_config"]["engine_id"] for _ in range(2)]
     assert ids[0] != ids[1]
     assert all(engine_id.startswith("lane-0-") for engine_id in ids)
+
+
+class TestSpeculation:
+    def given(self, **speculation: Any) -> dict[str, Any]:
+        plan = LanePlan(LaneId("lane-0"), 0, "cpu")
+        return engine_arguments("tiny", EngineConfig(max_running=8), plan, SpeculationConfig(**speculation))
+
+    def test_ngram_drafts_are_looked_up_in_the_configured_lengths(self) -> None:
+        drafting = self.given(max_depth=5, lookup_tokens=(3, 4))["speculative_config"]
+        assert (drafting["method"], drafting["num_speculative_tokens"]) == ("ngram", 5)
+        assert (drafting["prompt_lookup_min"], drafting["prompt_lookup_max"]) == (3, 4)
+
+    def test_transferred_requests_are_never_padded_with_drafts(self) -> None:
+        assert self.given(max_depth=5)["speculative_config"]["num_speculative_tokens_per_batch_size"] == [[1, 8, 5]]
+
+    def test_a_model_drafts_where_one_is_named(self) -> None:
+        drafting = self.given(method="eagle3", model="head", extra={"draft_tensor_parallel_size": 1})[
+            "speculative_config"
+        ]
+        assert (drafting["method"], drafting["model"], drafting["draft_tensor_parallel_size"]) == ("eagle3", "head", 1)
+        assert "prompt_lookup_max" not in drafting
+
+    def test_a_lane_starts_with_the_configured_control(self) -> None:
+        given = self.given(mode=DepthMode.FIXED, depth=3, max_depth=4)
+        control = decoded(given["additional_config"]["streamserve"]["control"])
+        assert control == DepthControl(DepthMode.FIXED, depth=3, max_depth=4)
+        assert json.loads(json.dumps(given)) == given
+
+    def test_without_drafting_the_lane_still_reports_its_steps(self) -> None:
+        given = self.given(method="none")
+        assert "speculative_config" not in given
+        assert given["scheduler_cls"] == "streamserve.lanes.vllm.scheduler.LaneScheduler"
+
+    def test_the_front_knows_nothing_of_drafting(self) -> None:
+        assert not {"speculative_config", "scheduler_cls", "additional_config"} & arguments().keys()
 
 
 def test_what_the_user_passes_through_wins() -> None:

@@ -4,28 +4,48 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from streamserve.config import SchedulerConfig
+from streamserve.config import Config, LaneConfig, SchedulerConfig, SloConfig
 from streamserve.flowguard import routers
 from streamserve.pipeserve.pipeserve import PipeServe
 from streamserve.pipeserve.supervisor import Supervisor
-from streamserve.protocols import Engine, Lane, TokenStream
+from streamserve.protocols import Engine, Lane, Router, TokenStream
 from streamserve.scheduler.scheduler import StreamScheduler
-from streamserve.signals import LaneLoad
+from streamserve.signals import LaneLoad, Signals
 from streamserve.types import Decision, LaneId, Request, Result
 from tests.fakes import FakeLane, ticks
 
 TWO_PAIRS = (("a", "b"), ("c", "d"))
 
 
+class Taught:
+    """A router that routes as another does, and keeps what it was shown and what it was told to learn."""
+
+    def __init__(self, router: Router) -> None:
+        self.router = router
+        self.asked: list[tuple[Request, Signals]] = []
+        self.learned: list[Result] = []
+
+    def route(self, request: Request, signals: Signals) -> Decision:
+        self.asked.append((request, signals))
+        return self.router.route(request, signals)
+
+    def learn(self, result: Result) -> None:
+        self.learned.append(result)
+
+
 class Rack:
-    """Lanes, supervised and behind a scheduler; `wrap` puts something around each lane, `engine` replaces PipeServe."""
+    """Lanes, supervised and behind a scheduler; `wrap` puts something around each lane, `engine` replaces PipeServe.
+
+    router: the name of a shipped one, or a router.
+    """
 
     def __init__(
         self,
         pairs: Sequence[tuple[str, str]] = TWO_PAIRS,
         wrap: Callable[[FakeLane], Lane] = lambda lane: lane,
         engine: Engine | None = None,
-        router: str = "round_robin",
+        router: str | Router = "round_robin",
+        slo: SloConfig | None = None,
         **config: Any,
     ) -> None:
         self.lanes = {LaneId(id): FakeLane(id) for pair in pairs for id in pair}
@@ -33,10 +53,17 @@ class Rack:
         self.supervisor = Supervisor(list(wrapped.values()), restart_backoff_s=(1.0,))
         self.results: list[Result] = []
         self.decisions: list[Decision] = []
+        chosen = tuple((LaneId(prefill), LaneId(decode)) for prefill, decode in pairs)
+        self.router = Taught(routers.build(router, chosen) if isinstance(router, str) else router)
         self.scheduler = StreamScheduler(
             engine or PipeServe(wrapped),
-            routers.build(router, tuple((LaneId(prefill), LaneId(decode)) for prefill, decode in pairs)),
-            SchedulerConfig(**config),
+            self.router,
+            Config(
+                lanes=[LaneConfig(id) for id in self.lanes],
+                pairs=list(chosen),
+                slo=slo or SloConfig(),
+                scheduler=SchedulerConfig(**config),
+            ),
             self.results.append,
             self.supervisor.changed,
         )
@@ -73,6 +100,7 @@ class Rack:
         assert set(self.load.values()) == {LaneLoad()}
         assert self.scheduler.signals().queued == 0
         assert not self.scheduler._open
+        assert self.router.learned == self.results
         assert all(lane.idle for lane in self.lanes.values())
 
 

@@ -2,137 +2,344 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.errors import Overloaded
+from streamserve.config import SchedulerConfig
+from streamserve.errors import NoLane, Overloaded
 from streamserve.scheduler.admission import Admission
-from tests.fakes import ticks
+from streamserve.scheduler.load import Dispatched, Load
+from streamserve.scheduler.record import Record
+from streamserve.signals import LaneLoad
+from streamserve.types import LaneId
+from tests.fakes import make_request, pair, ticks
 from tests.virtual import run
 
-
-def join(admission: Admission, served: list[str], name: str, priority: int = 0, arrived_s: float = 0.0) -> Callable:  # type: ignore[type-arg]
-    """Start a task that takes a place and notes it; the result cancels it."""
-
-    async def wait() -> None:
-        await admission.acquire(priority, arrived_s)
-        served.append(name)
-
-    return asyncio.create_task(wait()).cancel
+LANE = LaneId("a")
 
 
-async def test_places_first_then_the_queue_by_priority_and_arrival() -> None:
-    admission, served = Admission(1, 10), list[str]()
-    join(admission, served, "first")
+class Desk:
+    """An admission in front of one lane; `room` = how many more requests the lane takes, None = any number.
+
+    `refuses`: what dispatching raises, by the request's id. `ready`: whether the lane is.
+    """
+
+    def __init__(self, max_dispatched: int, max_queued: int, **config: Any) -> None:
+        self.load = Load()
+        self.room: int | None = None
+        self.ready = True
+        self.refuses: dict[str, Exception] = {}
+        self.served: list[str] = []
+        self.tasks: list[asyncio.Task[Record]] = []
+        self.change = asyncio.Event()
+        self.admission = Admission(
+            SchedulerConfig(max_dispatched=max_dispatched, max_queued=max_queued, **config),
+            self.dispatch,
+            lambda: self.ready,
+            self.lane_ready,
+        )
+
+    def dispatch(self, record: Record) -> Dispatched | None:
+        if not self.ready:
+            raise NoLane("no lane is ready")
+        if record.request.id in self.refuses:
+            raise self.refuses[record.request.id]
+        if self.room == 0:
+            return None
+        if self.room is not None:
+            self.room -= 1
+        return Dispatched(self.load, pair("a", "a"), 1)
+
+    async def lane_ready(self) -> None:
+        await self.change.wait()
+
+    def become_ready(self) -> None:
+        self.ready = True
+        self.change.set()
+        self.change = asyncio.Event()
+
+    async def enter(self, record: Record) -> Record:
+        """Take a place as the scheduler does, and give everything back if that fails."""
+        try:
+            await self.admission.enter(record)
+        except BaseException:
+            self.admission.leave(record)
+            raise
+        self.served.append(record.request.id)
+        return record
+
+    def join(self, name: str, priority: int = 0, due_s: float = 0.0) -> Callable[[], bool]:
+        """Start a task that takes a place; the result cancels it."""
+        task = asyncio.create_task(self.enter(Record(make_request(name, priority=priority), due_s)))
+        self.tasks.append(task)
+        return task.cancel
+
+    def release(self) -> None:
+        """Give back the place of somebody who has one."""
+        self.admission.leave(self.holders[0])
+
+    @property
+    def holders(self) -> list[Record]:
+        done = [task for task in self.tasks if task.done() and not task.cancelled() and task.exception() is None]
+        return [task.result() for task in done if task.result().placed]
+
+    async def close(self) -> None:
+        self.admission.stop()
+        await self.admission.stopped()
+
+
+async def test_places_first_then_the_queue_by_priority_and_order() -> None:
+    desk = Desk(1, 10)
+    desk.join("first")
     await ticks()
-    join(admission, served, "late", arrived_s=2.0)
-    join(admission, served, "early", arrived_s=1.0)
-    join(admission, served, "unimportant", priority=5)
-    join(admission, served, "urgent", priority=-1, arrived_s=9.0)
-    join(admission, served, "late too", arrived_s=2.0)
+    desk.join("late", due_s=2.0)
+    desk.join("early", due_s=1.0)
+    desk.join("unimportant", priority=5)
+    desk.join("urgent", priority=-1, due_s=9.0)
+    desk.join("late too", due_s=2.0)
     await ticks()
-    assert admission.queued == 5
+    assert desk.admission.queued == 5
     for _ in range(5):
-        admission.release()
+        desk.release()
         await ticks()
-    assert served == ["first", "urgent", "early", "late", "late too", "unimportant"]
-    assert admission.queued == 0
+    assert desk.served == ["first", "urgent", "early", "late", "late too", "unimportant"]
+    assert desk.admission.queued == 0
+    await desk.close()
 
 
 async def test_a_full_queue_refuses_and_says_what_to_do() -> None:
-    admission, served = Admission(1, 2), list[str]()
+    desk = Desk(1, 2)
     for name in "abc":
-        join(admission, served, name)
+        desk.join(name)
     await ticks()
     with pytest.raises(Overloaded, match=r"2 requests are waiting.*raise scheduler\.max_queued"):
-        await admission.acquire(-9, 0.0)
-    assert (served, admission.queued) == (["a"], 2)
+        await desk.enter(Record(make_request(priority=-9)))
+    assert (desk.served, desk.admission.queued) == (["a"], 2)
+    await desk.close()
 
 
 async def test_check_counts_free_places_before_the_queue() -> None:
-    admission, served = Admission(2, 3), list[str]()
-    admission.check(5)
+    desk = Desk(2, 3)
+    desk.admission.check(5)
     with pytest.raises(Overloaded):
-        admission.check(6)
+        desk.admission.check(6)
     for name in "abc":
-        join(admission, served, name)
+        desk.join(name)
     await ticks()
-    admission.check(2)
+    desk.admission.check(2)
     with pytest.raises(Overloaded):
-        admission.check(3)
+        desk.admission.check(3)
+    await desk.close()
+
+
+async def test_free_places_do_not_help_who_waits_for_room() -> None:
+    desk = Desk(9, 2)
+    desk.room = 0
+    for name in "ab":
+        desk.join(name)
+    await ticks()
+    with pytest.raises(Overloaded):
+        desk.admission.check()
+    with pytest.raises(Overloaded):
+        await desk.enter(Record(make_request("c")))
+    desk.room = 1
+    desk.admission.look()
+    desk.admission.check()
+    await desk.close()
 
 
 async def test_no_queue_at_all_still_serves() -> None:
-    admission = Admission(1, 0)
-    admission.check()
-    await admission.acquire(0, 0.0)
+    desk = Desk(1, 0)
+    desk.admission.check()
+    held = await desk.enter(Record(make_request("a")))
     with pytest.raises(Overloaded):
-        await admission.acquire(0, 0.0)
-    admission.release()
-    await admission.acquire(0, 0.0)
+        await desk.enter(Record(make_request("b")))
+    desk.admission.leave(held)
+    await desk.enter(Record(make_request("c")))
+    assert desk.served == ["a", "c"]
 
 
 async def test_leaving_the_queue_makes_room_at_once() -> None:
-    admission, served = Admission(1, 1), list[str]()
-    await admission.acquire(0, 0.0)
-    cancel = join(admission, served, "leaves")
+    desk = Desk(1, 1)
+    await desk.enter(Record(make_request()))
+    cancel = desk.join("leaves")
     await ticks()
     cancel()
     await ticks()
-    assert admission.queued == 0
-    admission.check()
+    assert desk.admission.queued == 0
+    desk.admission.check()
+    await desk.close()
 
 
 async def test_a_place_granted_to_a_request_cancelled_in_the_same_turn_goes_on() -> None:
     for grant_first in (True, False):
-        admission, served = Admission(1, 10), list[str]()
-        await admission.acquire(0, 0.0)
-        cancel = join(admission, served, "cancelled")
-        join(admission, served, "next")
+        desk = Desk(1, 10)
+        held = await desk.enter(Record(make_request("held")))
+        cancel = desk.join("cancelled")
+        desk.join("next")
         await ticks()
-        for act in [admission.release, cancel] if grant_first else [cancel, admission.release]:
+
+        def release(desk: Desk = desk, held: Record = held) -> None:
+            desk.admission.leave(held)
+
+        acts: list[Callable[[], object]] = [release, cancel] if grant_first else [cancel, release]
+        for act in acts:
             act()
         await ticks()
-        assert served == ["next"]
-        assert admission.queued == 0
+        assert desk.served == ["held", "next"]
+        assert desk.admission.queued == 0
+        assert desk.load.of([LANE])[LANE].requests == 4, "the cancelled one's load was taken off"
+        await desk.close()
+
+
+async def test_the_first_in_line_waits_for_room_and_nobody_overtakes_it() -> None:
+    desk = Desk(9, 9)
+    desk.room = 0
+    for n in range(4):
+        desk.join(f"r{n}", due_s=-n)
+    await ticks()
+    for n in range(1, 5):
+        desk.room = 1
+        desk.admission.look()
+        await ticks()
+        assert len(desk.served) == n
+    assert desk.served == ["r3", "r2", "r1", "r0"]
+    await desk.close()
+
+
+async def test_who_holds_a_place_comes_before_all_new_ones_and_needs_no_other() -> None:
+    desk = Desk(1, 0)
+    held = await desk.enter(Record(make_request("again", priority=9), due_s=9.0))
+    desk.ready = False
+    again = asyncio.create_task(desk.enter(held))
+    await ticks()
+    assert desk.admission.queued == 0
+    desk.become_ready()
+    await again
+    assert desk.served == ["again", "again"]
+    desk.admission.leave(held)
+    desk.admission.check()
+    await desk.close()
+
+
+async def test_an_error_of_dispatch_ends_that_request_alone() -> None:
+    desk = Desk(9, 9)
+    desk.refuses["bad"] = ZeroDivisionError()
+    desk.room = 0
+    desk.join("bad")
+    desk.join("good")
+    await ticks()
+    desk.room = None
+    assert desk.served == []
+    desk.admission.look()
+    await ticks()
+    assert desk.served == ["good"]
+    assert isinstance(desk.tasks[0].exception(), ZeroDivisionError)
+    await desk.close()
+
+
+def test_a_request_that_no_ready_lane_suits_lets_others_pass_and_waits_its_time() -> None:
+    async def main() -> None:
+        desk = Desk(9, 9, lane_wait_s=30.0)
+        desk.refuses["odd"] = NoLane("no lane has its adapter")
+        desk.join("odd")
+        await asyncio.sleep(10)
+        desk.join("normal")
+        await ticks()
+        assert (desk.served, desk.admission.queued) == (["normal"], 1)
+        with pytest.raises(NoLane, match="waited 30 s for a lane: no lane has its adapter"):
+            await desk.tasks[0]
+        assert asyncio.get_running_loop().time() == 30.0
+        await desk.close()
+
+    run(main())
+
+
+def test_everybody_waits_as_long_for_a_lane() -> None:
+    async def main() -> None:
+        desk = Desk(2, 9, lane_wait_s=30.0)
+        desk.ready = False
+        ended: list[float] = []
+        for at_s in (0.0, 12.0, 12.0, 20.0):
+            await asyncio.sleep(at_s - asyncio.get_running_loop().time())
+            desk.join("r")
+            desk.tasks[-1].add_done_callback(lambda _: ended.append(asyncio.get_running_loop().time()))
+        outcomes = await asyncio.gather(*desk.tasks, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [NoLane] * 4
+        assert ended == [30.0, 42.0, 42.0, 50.0]
+        await desk.close()
+
+    run(main())
+
+
+def test_the_wait_for_a_lane_begins_anew_once_one_was_ready() -> None:
+    async def main() -> None:
+        desk = Desk(9, 9, lane_wait_s=30.0)
+        desk.ready = False
+        desk.join("r")
+        await asyncio.sleep(20)
+        desk.room = 0
+        desk.become_ready()
+        await asyncio.sleep(20)
+        assert not desk.tasks[0].done()
+        desk.ready = False
+        desk.admission.look()
+        with pytest.raises(NoLane):
+            await desk.tasks[0]
+        assert asyncio.get_running_loop().time() == 70.0
+        await desk.close()
+
+    run(main())
 
 
 @given(
     places=st.integers(1, 3),
-    actions=st.lists(st.tuples(st.sampled_from(["join", "cancel", "release", "tick"]), st.integers(0, 9)), max_size=40),
+    actions=st.lists(
+        st.tuples(
+            st.sampled_from(["join", "cancel", "release", "tick", "room", "full", "down", "ready"]), st.integers(0, 9)
+        ),
+        max_size=40,
+    ),
 )
 def test_places_are_conserved(places: int, actions: list[tuple[str, int]]) -> None:
     async def main() -> None:
-        admission = Admission(places, 1000)
-        tasks: list[asyncio.Task[None]] = []
-        released = 0
-
-        def held() -> int:
-            return sum(task.done() and not task.cancelled() for task in tasks) - released
-
+        desk = Desk(places, 1000, lane_wait_s=1e9)
         for action, n in actions:
             if action == "join":
-                tasks.append(asyncio.create_task(admission.acquire(n % 3, float(n))))
-            elif action == "cancel" and tasks:
-                tasks[n % len(tasks)].cancel()
-            elif action == "release" and held():
-                released += 1
-                admission.release()
+                desk.join("r", n % 3, float(n))
+            elif action == "cancel" and desk.tasks:
+                desk.tasks[n % len(desk.tasks)].cancel()
+            elif action == "release" and desk.holders:
+                desk.release()
+            elif action in ("room", "full"):
+                desk.room = n if action == "room" else 0
+                desk.admission.look()
+            elif action == "down":
+                desk.ready = False
+            elif action == "ready":
+                desk.become_ready()
             else:
                 await ticks(n % 3)
-            assert held() <= places
+            assert len(desk.holders) <= places
         await ticks()
-        waiting = sum(not task.done() for task in tasks)
-        assert admission.queued == waiting
-        assert held() == places or not waiting
-        for _ in range(waiting):
-            admission.release()
-            released += 1
+        waiting = sum(not task.done() for task in desk.tasks)
+        assert desk.admission.queued == waiting
+        assert len(desk.holders) == places or not waiting or not desk.ready or desk.room == 0
+        desk.room = None
+        desk.become_ready()
+        await ticks()
+        while desk.holders:
+            desk.release()
             await ticks()
-        for _ in range(held()):
-            admission.release()
-        admission.check(places + 1000)
+        assert all(task.done() for task in desk.tasks)
+        desk.admission.check(places + 1000)
+        # Whoever got a place kept its load here; nobody else left any.
+        served = len(desk.served)
+        assert desk.load.of([LANE])[LANE] == LaneLoad(served, served, served)
+        await desk.close()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     run(main())

@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from streamserve.clock import now
 from streamserve.errors import ServeError
 from streamserve.protocols import TokenStream
-from streamserve.types import Finish, Request
+from streamserve.types import Finish, Request, Slo
 from tests.fakes import expected_tokens, make_request, ticks
 from tests.scheduler.rack import Rack
 from tests.virtual import run
@@ -21,7 +22,14 @@ point = st.sampled_from(["prefill", "submit", "token", "start"])
 number = st.integers(0, 30)
 
 events = st.one_of(
-    st.tuples(st.just("arrive"), st.integers(1, 12), st.booleans(), st.booleans(), st.integers(-1, 1)),
+    st.tuples(
+        st.just("arrive"),
+        st.integers(1, 12),
+        st.booleans(),
+        st.booleans(),
+        st.integers(-1, 1),
+        st.none() | st.floats(0.1, 9.0),
+    ),
     st.tuples(st.just("cancel"), number),
     st.tuples(st.just("close"), number),
     st.tuples(st.just("die"), lane),
@@ -62,10 +70,19 @@ class Story:
     async def play(self, name: str, *details: object) -> None:
         await getattr(self, name)(*details)
 
-    async def arrive(self, max_tokens: int, continuable: bool, splittable: bool, priority: int) -> None:
+    async def arrive(
+        self, max_tokens: int, continuable: bool, splittable: bool, priority: int, ttft_s: float | None
+    ) -> None:
         n = len(self.clients)
         request = make_request(
-            f"r{n}", range(n + 1), max_tokens, continuable=continuable, splittable=splittable, priority=priority
+            f"r{n}",
+            range(n + 1),
+            max_tokens,
+            arrived_s=now(),
+            continuable=continuable,
+            splittable=splittable,
+            priority=priority,
+            slo=Slo(ttft_s),
         )
         client = Client(request, self.rack.serve(request))
         self.clients.append(client)
@@ -126,17 +143,37 @@ class Story:
                 assert results[client.request.id].output_tokens == len(expected)
             result = results[client.request.id]
             assert result.attempts <= MAX_ATTEMPTS
+            assert (result.attempts == 0) == (result.dispatched_s is None) == (result.decision is None)
             assert client.request.splittable or result.decision is None or not result.decision.disaggregated
 
 
 PLACES, ROOM, MAX_ATTEMPTS = 3, 4, 3
 
 
+backlogs = st.sampled_from([None, 0.0, 0.003])
+"""Seconds, at a millisecond per prompt token: no limit, one prompt at a time, a few short ones."""
+
+
 @settings(max_examples=300, deadline=None)
-@given(plot=st.lists(events, max_size=60), shut_down=st.booleans())
-def test_every_request_ends_once_and_leaves_nothing(plot: list[tuple[str, ...]], shut_down: bool) -> None:
+@given(
+    plot=st.lists(events, max_size=60),
+    shut_down=st.booleans(),
+    order=st.sampled_from(["fcfs", "shortest_work", "slack"]),
+    backlog_s=backlogs,
+)
+def test_every_request_ends_once_and_leaves_nothing(
+    plot: list[tuple[str, ...]], shut_down: bool, order: str, backlog_s: float | None
+) -> None:
     async def main() -> None:
-        rack = Rack(PAIRS, max_dispatched=PLACES, max_queued=ROOM, max_attempts=MAX_ATTEMPTS, router="least_loaded")
+        rack = Rack(
+            PAIRS,
+            max_dispatched=PLACES,
+            max_queued=ROOM,
+            max_attempts=MAX_ATTEMPTS,
+            router="least_loaded",
+            order=order,
+            backlog_s=backlog_s,
+        )
         async with rack:
             story = Story(rack)
             for event in plot:
@@ -160,12 +197,17 @@ def test_every_request_ends_once_and_leaves_nothing(plot: list[tuple[str, ...]],
     step_tokens=st.lists(st.integers(1, 4), min_size=len(LANES), max_size=len(LANES)),
     named=st.booleans(),
     deaths=st.lists(st.tuples(lane, st.integers(0, 8)), max_size=30),
+    backlog_s=backlogs,
 )
 def test_whichever_lanes_die_continuable_requests_come_out_whole(
-    lengths: list[int], step_tokens: list[int], named: bool, deaths: list[tuple[str, int]]
+    lengths: list[int],
+    step_tokens: list[int],
+    named: bool,
+    deaths: list[tuple[str, int]],
+    backlog_s: float | None,
 ) -> None:
     async def main() -> None:
-        async with Rack(PAIRS, max_attempts=len(deaths) + 1, router="least_loaded") as rack:
+        async with Rack(PAIRS, max_attempts=len(deaths) + 1, router="least_loaded", backlog_s=backlog_s) as rack:
             for id, tokens in zip(LANES, step_tokens, strict=True):
                 rack[id].step_tokens, rack[id].named = tokens, named
             requests = [

@@ -8,9 +8,9 @@ import pytest
 
 from streamserve.errors import LaneLost, NoLane, Overloaded, ServeError, Stopping
 from streamserve.protocols import TokenStream
-from streamserve.signals import LaneLoad, LaneSignals, Signals
+from streamserve.signals import DepthControl, LaneLoad, LaneSignals, Signals
 from streamserve.stream import Stream
-from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState, Request
+from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState, Request, Result
 from tests.fakes import expected_tokens, make_request, ticks
 from tests.scheduler.rack import Rack, read
 
@@ -199,6 +199,9 @@ class LocalEngine:
 
         return Stream(generate())
 
+    async def control(self, lane: LaneId, control: DepthControl | None, ttl_s: float) -> None:
+        raise AssertionError("the scheduler controls no depth")
+
 
 async def test_output_that_stops_without_a_finish_is_a_loss() -> None:
     async with Rack((("a", "a"),), engine=LocalEngine(Chunk((1,), 0.0))) as rack:
@@ -220,8 +223,9 @@ async def test_an_unexpected_error_is_raised_as_it_is_and_recorded() -> None:
         def route(self, request: Request, signals: Signals) -> Decision:
             raise ZeroDivisionError
 
-    async with Rack() as rack:
-        rack.scheduler._router = BrokenRouter()
+        def learn(self, result: Result) -> None: ...
+
+    async with Rack(router=BrokenRouter()) as rack:
         with pytest.raises(ZeroDivisionError):
             await read(rack.serve(make_request()))
         assert [(result.finish, result.error) for result in rack.results] == [(Finish.ERROR, "ZeroDivisionError")]

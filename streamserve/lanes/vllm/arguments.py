@@ -3,7 +3,8 @@
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from streamserve.config import EngineConfig
+from streamserve.config import EngineConfig, SpeculationConfig
+from streamserve.lanes.vllm.controls import encoded
 from streamserve.lanes.vllm.plan import LanePlan
 
 if TYPE_CHECKING:
@@ -12,8 +13,14 @@ if TYPE_CHECKING:
 GIB = 1024**3
 
 
-def engine_arguments(model: str, engine: EngineConfig, plan: LanePlan) -> dict[str, Any]:
-    """Keywords of vLLM's `AsyncEngineArgs`; a new KV-transfer identity at each call."""
+def engine_arguments(
+    model: str, engine: EngineConfig, plan: LanePlan, speculation: SpeculationConfig | None = None
+) -> dict[str, Any]:
+    """Keywords of vLLM's `AsyncEngineArgs`; a new KV-transfer identity at each call.
+
+    speculation: None leaves drafting out. The front does: with it vLLM's input processor refuses requests with min_p or
+    logit_bias, which a lane serves at depth 0.
+    """
     arguments: dict[str, Any] = {
         "model": model,
         "dtype": engine.dtype,
@@ -31,6 +38,8 @@ def engine_arguments(model: str, engine: EngineConfig, plan: LanePlan) -> dict[s
             arguments["distributed_executor_backend"] = "streamserve.lanes.vllm.executor.LaneExecutor"
     else:
         arguments["gpu_memory_utilization"] = plan.memory_fraction
+    if speculation is not None:
+        arguments |= _speculation_arguments(speculation, engine.max_running)
     if plan.transfers_kv:
         arguments["kv_transfer_config"] = {
             # The name stays vLLM's, which decides by it; the module makes it ours.
@@ -44,6 +53,26 @@ def engine_arguments(model: str, engine: EngineConfig, plan: LanePlan) -> dict[s
             "kv_connector_extra_config": {"num_threads": 0} if plan.device == "cpu" else {},
         }
     return arguments | engine.extra
+
+
+def _speculation_arguments(speculation: SpeculationConfig, max_running: int) -> dict[str, Any]:
+    ours: dict[str, Any] = {
+        "scheduler_cls": "streamserve.lanes.vllm.scheduler.LaneScheduler",
+        "additional_config": {"streamserve": {"control": encoded(speculation.default)}},
+    }
+    if speculation.method == "none":
+        return ours
+    shortest, longest = speculation.lookup_tokens
+    ngram = {"prompt_lookup_min": shortest, "prompt_lookup_max": longest}
+    drafting: dict[str, Any] = {
+        "method": speculation.method,
+        "num_speculative_tokens": speculation.max_depth,
+        # Without a table vLLM pads every request that comes from another lane with useless draft tokens; this one
+        # says the same as no table, and the lane's scheduler rewrites it for drafters whose depth costs time.
+        "num_speculative_tokens_per_batch_size": [[1, max_running, speculation.max_depth]],
+    }
+    drafting |= ngram if speculation.method == "ngram" else {"model": speculation.model}
+    return ours | {"speculative_config": drafting | speculation.extra}
 
 
 def vllm_config(arguments: dict[str, Any]) -> "VllmConfig":

@@ -6,25 +6,31 @@ A request's `payload` is vLLM's `EngineCoreRequest`, a chunk's `output` its `Eng
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vllm.v1.engine import EngineCoreOutputs
 
 from streamserve.clock import now
-from streamserve.config import EngineConfig
-from streamserve.errors import LaneLost
+from streamserve.config import EngineConfig, SpeculationConfig
+from streamserve.errors import LaneLost, NotSpeculating
 from streamserve.lanes.vllm import arguments, environment
+from streamserve.lanes.vllm.controls import encoded
+from streamserve.lanes.vllm.device import DeviceSampler
 from streamserve.lanes.vllm.handshake import Addresses, greet
 from streamserve.lanes.vllm.hops import continues, decode_hop, prefill_hop, release_hop
 from streamserve.lanes.vllm.launch import EngineProcess, Launcher, in_thread
 from streamserve.lanes.vllm.link import EngineLink
 from streamserve.lanes.vllm.plan import LanePlan
 from streamserve.lanes.vllm.process import EngineSpec
+from streamserve.lanes.vllm.requests import greedy_request
 from streamserve.lanes.vllm.stats import LaneMeter
 from streamserve.protocols import Lane, Progress, TokenStream
-from streamserve.signals import LaneSignals
+from streamserve.signals import DepthControl, DeviceSignals, LaneSignals
 from streamserve.types import KVHandle, LaneId, LaneState, Prefilled, Request
+
+WARM_UP_PROMPT = (1, 2, 3, 4) * 8
+"""Repeats itself, so that the drafter finds something; shorter than a KV block, so that nothing of it is cached."""
+WARM_UP_TOKENS = 4
 
 OnOutputs = Callable[[int, EngineCoreOutputs], None]
 """Told of every engine step: the lane's index and what the engine reported."""
@@ -38,23 +44,26 @@ class VllmLane:
         plan: LanePlan,
         model: str,
         engine: EngineConfig,
+        speculation: SpeculationConfig,
         launcher: Launcher,
-        log_folder: Path,
         on_outputs: OnOutputs,
     ) -> None:
         self._plan = plan
         self._model = model
         self._engine = engine
+        self._speculation = speculation
         self._launcher = launcher
-        self._log = log_folder / f"{plan.id}.log"
+        self._log = launcher.log_folder / f"{plan.id}.log"
         self._on_outputs = on_outputs
-        self._meter = LaneMeter(plan.id)
+        default = None if speculation.method == "none" else speculation.default
+        self._meter = LaneMeter(plan.id, default, engine.max_running)
         self._state = LaneState.STOPPED
         self._starts = 0
         self._error: str | None = None
         self._addresses: Addresses | None = None
         self._process: EngineProcess | None = None
         self._link: EngineLink | None = None
+        self._sampler: DeviceSampler | None = None
 
     @property
     def id(self) -> LaneId:
@@ -62,7 +71,8 @@ class VllmLane:
 
     def signals(self) -> LaneSignals:
         pid = self._process.pid if self._process else None
-        return self._meter.snapshot(self._current(), max(0, self._starts - 1), pid, self._error)
+        device = self._sampler.sample(now()) if self._sampler else DeviceSignals()
+        return self._meter.snapshot(self._current(), max(0, self._starts - 1), pid, self._error, device)
 
     async def start(self, progress: Progress) -> None:
         self._state = LaneState.STARTING
@@ -109,35 +119,63 @@ class VllmLane:
         if self._link is not None:
             await self._link.send(release_hop(kv.params["remote_request_id"], kv))
 
+    async def control(self, control: DepthControl | None, ttl_s: float) -> None:
+        if self._speculation.method == "none":
+            raise NotSpeculating(f"{self.id} drafts nothing: start the server with speculation.method=ngram")
+        await self.call("streamserve_depth", None if control is None else encoded(control), ttl_s)
+        self._meter.controlled(control, ttl_s)
+
+    async def call(self, method: str, *arguments: object) -> object:
+        """Run a method of the engine core between two of its steps. Raises `LaneLost`."""
+        return await self._ready_link().call(method, *arguments)
+
     async def aclose(self) -> None:
         await self._take_down(LaneState.STOPPED)
 
     async def _bring_up(self, on_stage: Callable[[str], None]) -> None:
         self._addresses = addresses = Addresses()
-        keywords = arguments.engine_arguments(self._model, self._engine, self._plan)
+        keywords = arguments.engine_arguments(self._model, self._engine, self._plan, self._speculation)
         spec = EngineSpec(
             self.id, keywords, environment.of_lane(self._plan), self._plan.cores, addresses.handshake, self._log
         )
         on_stage("waiting for vLLM's import")
         self._process = process = await self._launcher.launch(spec, on_stage)
-        greeting = asyncio.ensure_future(greet(addresses))
+        # In a thread, since a GPU's driver takes its time to answer the first call.
+        self._sampler = await in_thread(lambda: DeviceSampler(process.pid, self._plan.gpus))
+        coming = asyncio.ensure_future(self._connect(addresses, keywords, on_stage))
         exiting = asyncio.ensure_future(process.exited())
         try:
-            await asyncio.wait((greeting, exiting), return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait((coming, exiting), return_when=asyncio.FIRST_COMPLETED)
             if exiting.done():
                 raise process.start_error(exiting.result())
-            config = await in_thread(lambda: arguments.vllm_config(keywords))
-            self._link = EngineLink(self.id, config, addresses, self._take_in)
+            await coming
+        except LaneLost:
+            # It said that it dies; how, its process tells.
+            raise process.start_error(await exiting) from None
         finally:
-            greeting.cancel()
+            coming.cancel()
             exiting.cancel()
-            await asyncio.gather(greeting, exiting, return_exceptions=True)
+            await asyncio.gather(coming, exiting, return_exceptions=True)
+
+    async def _connect(self, addresses: Addresses, keywords: dict[str, Any], on_stage: Callable[[str], None]) -> None:
+        await greet(addresses)
+        config = await in_thread(lambda: arguments.vllm_config(keywords))
+        self._link = EngineLink(self.id, config, addresses, self._take_in)
+        on_stage("warming up")
+        await self._warm_up(self._link)
+
+    async def _warm_up(self, link: EngineLink) -> None:
+        """Let the engine compile what its first steps need, for seconds, before a client or a cost model sees it."""
+        stream = await link.submit(greedy_request("warm-up", WARM_UP_PROMPT, WARM_UP_TOKENS).payload)
+        [_ async for _ in stream]
+        await link.call("streamserve_forget")
 
     async def _take_down(self, state: LaneState) -> None:
         self._state = state
         self._meter.forget_load()
         link, self._link = self._link, None
         process, self._process = self._process, None
+        self._sampler = None
         if link is not None:
             link.fail(f"{self.id} is gone: {self._error or 'it was stopped'}")
             await link.close()
@@ -158,6 +196,8 @@ class VllmLane:
         return self._link
 
     def _take_in(self, outputs: EngineCoreOutputs) -> None:
+        if self._state is LaneState.STARTING:
+            return
         self._meter.observe(outputs)
         self._on_outputs(self._plan.index, outputs)
 

@@ -36,6 +36,7 @@ class Launcher:
     """Starts engine processes for one device kind."""
 
     def __init__(self, device: str, log_folder: Path) -> None:
+        self.log_folder = log_folder
         self._variables = environment.shared(device) | {
             IMPORT_LOG: str(log_folder / "import.log"),
             PARENT_VARIABLE: str(os.getpid()),

@@ -50,6 +50,7 @@ class EngineLink:
         self._streams: dict[str, EngineStream] = {}
         self._numbers = count()
         self._lost: str | None = None
+        self._gone = asyncio.Event()
         self._pump = asyncio.create_task(self._receive(), name="engine outputs")
 
     @property
@@ -92,14 +93,29 @@ class EngineLink:
             await self._client.add_request_async(request)
 
     async def call(self, method: str, *arguments: object) -> object:
-        """Run a method of the engine core between two of its steps."""
-        return await self._client.call_utility_async(method, *arguments)
+        """Run a method of the engine core between two of its steps. Raises `LaneLost`."""
+        if self._lost is not None:
+            raise LaneLost(self._lost, lane=self.lane)
+        calling = asyncio.ensure_future(self._client.call_utility_async(method, *arguments))
+        losing = asyncio.ensure_future(self._gone.wait())
+        try:
+            # vLLM's client forgets the calls of an engine that dies.
+            await asyncio.wait((calling, losing), return_when=asyncio.FIRST_COMPLETED)
+            if not calling.done():
+                raise LaneLost(self._lost or f"{self.lane} died", lane=self.lane)
+            return calling.result()
+        except EngineDeadError as error:
+            raise LaneLost(f"{self.lane} died", lane=self.lane) from error
+        finally:
+            calling.cancel()
+            losing.cancel()
 
     def fail(self, reason: str) -> None:
         """The engine is gone: every stream raises `LaneLost`."""
         if self._lost is not None:
             return
         self._lost = reason
+        self._gone.set()
         for stream in self._streams.values():
             stream.fail(reason)
         self._streams.clear()

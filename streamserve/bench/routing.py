@@ -1,0 +1,282 @@
+"""`python -m streamserve.bench.routing`: routers, and one plain engine, under the same open-loop arrivals.
+
+Capacity comes first: how many requests of the mix a second the lanes finish when they get all of them at once, under
+the first system. Loads are shares of it. In every repeat each system serves the same plan, in an order that changes,
+over the same lanes, whose prefix caches are emptied before each run; ratios are taken within a repeat. Output lengths
+are fixed, so every system makes the same tokens. Runs lie in `--out`, one JSON file each; started again with the same
+settings, it goes on where it stopped.
+
+Systems are written ROUTER, ROUTER+ORDER or ROUTER+direct (no late binding); the first is compared to all others.
+"""
+
+import argparse
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import uvloop
+
+from streamserve.bench import openloop, ranking, report, rig, systems
+from streamserve.bench.ranking import Outcome, Served
+from streamserve.bench.steady import steady
+from streamserve.bench.systems import System
+from streamserve.errors import ConfigError
+from streamserve.lanes.vllm.plan import available_cores
+from streamserve.types import Slo
+from streamserve.workload import arrivals, plan, prompts
+from streamserve.workload.plan import Encode, Plan
+from streamserve.workload.prompts import Prompt
+
+TAIL_S = 10.0
+"""About how long a run goes on after its last arrival, with what is done between runs."""
+FEWEST = 8
+WARM_UP = 6
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """What one run measures."""
+
+    arrivals: str
+    load: float
+    repeat: int
+
+    def path(self, folder: Path, system: str) -> Path:
+        """Where its result lies."""
+        return folder / "runs" / f"{report.slug(self.arrivals)}-{self.load:g}-{self.repeat}-{report.slug(system)}.json"
+
+
+class Planner:
+    """Makes the plans of the cells: the same for every system, and again after a restart."""
+
+    def __init__(self, sets: Mapping[str, Sequence[Prompt]], encode: Encode, options: Any) -> None:
+        self._sets = sets
+        self._encode = encode
+        self._options = options
+        self._slo = Slo(options.slo_ttft, options.slo_tpot)
+
+    def cell(self, cell: Cell, capacity: float, n: int) -> Plan:
+        """About `n` requests at the cell's share of the capacity."""
+        rng = np.random.default_rng([self._options.seed, cell.repeat])
+        process = arrivals.parse(cell.arrivals)
+        rate = cell.load * capacity
+        if self._options.multi_turn:
+            return self._turns(process, rate, n, rng)
+        return plan.plan(self._times(process, rate, n, rng), self._mix(rng, n), self._encode, self._slo)
+
+    def burst(self, n: int, seed: int) -> Plan:
+        """`n` requests at once."""
+        rng = np.random.default_rng([self._options.seed, 1_000_000 + seed])
+        return plan.plan([0.0] * n, self._mix(rng, n), self._encode, self._slo)
+
+    def _times(self, process: arrivals.Arrivals, rate: float, n: int, rng: np.random.Generator) -> list[float]:
+        return arrivals.stretched(plan.take(process.times(rate, rng), n), rate)
+
+    def _mix(self, rng: np.random.Generator, n: int) -> list[Prompt]:
+        return [self._scaled(each) for each in prompts.mix(self._sets, rng, n)]
+
+    def _turns(self, process: arrivals.Arrivals, rate: float, n: int, rng: np.random.Generator) -> Plan:
+        turns = self._options.turns
+        talks = max(1, n // turns)
+        starts_s = self._times(process, rate / turns, talks, rng)
+        opener, *others = self._sets.values()
+        followups = [each for entries in others or [opener] for each in entries]
+        made = prompts.conversations(opener, followups, turns, talks, rng)
+        scaled = [[self._scaled(each) for each in talk] for talk in made]
+        return plan.turns(starts_s, scaled, self._options.pause, rng, self._encode, self._slo)
+
+    def _scaled(self, prompt: Prompt) -> Prompt:
+        return replace(prompt, max_tokens=max(2, round(prompt.max_tokens * self._options.length_scale)))
+
+
+def requests_within(seconds: float, rates: Sequence[float], runs_per_rate: int) -> int:
+    """How many requests each run may have so that all fit; `rates`: arrivals per second of each load."""
+    sending_s = runs_per_rate * sum(1 / rate for rate in rates)
+    return max(FEWEST, int((seconds - runs_per_rate * len(rates) * TAIL_S) / sending_s))
+
+
+def rounds(options: Any) -> Iterator[tuple[Cell, list[str]]]:
+    """Every cell with its order of systems; a repeat is complete before the next begins."""
+    for repeat in range(options.repeats):
+        for process, load in product(options.arrivals, options.loads):
+            order = list(options.routers) + ([systems.PLAIN] if options.baseline is not None else [])
+            random.Random(f"{options.seed}/{repeat}/{process}/{load}").shuffle(order)
+            yield Cell(process, load, repeat), order
+
+
+def served(run: openloop.Run) -> tuple[Served, ...]:
+    """Every request of a run, for the record."""
+    made = []
+    for each, result in zip(run.plan, run.results, strict=True):
+        decision = result.decision
+        prediction = decision.prediction if decision else None
+        made.append(
+            Served(
+                each.workload,
+                each.arrival_s,
+                result.prompt_tokens,
+                result.output_tokens,
+                result.e2e_s,
+                result.ttft_s,
+                result.tpot_s,
+                replace(result, slo=each.slo).slo_met,
+                str(result.finish),
+                decision.prefill if decision else None,
+                decision.decode if decision else None,
+                prediction.ttft_s if prediction else None,
+                prediction.e2e_s if prediction else None,
+            )
+        )
+    return tuple(made)
+
+
+class Bench:
+    """The rig, and what runs on it."""
+
+    def __init__(self, ready: rig.Rig, planner: Planner, options: Any) -> None:
+        self._ready = ready
+        self._planner = planner
+        self._options = options
+        self._systems = {text: systems.parse(text, options.order) for text in options.routers}
+        self._systems[systems.PLAIN] = systems.PLAIN_ENGINE
+
+    async def serve(self, system: System, sent: Plan) -> openloop.Run:
+        """A plan on idle lanes with empty prefix caches."""
+        lane_set = self._ready.sets[system.lane_set]
+        await rig.idle(lane_set.lanes)
+        await rig.forget_prefixes(lane_set.lanes)
+        config = system.config(self._ready)
+        run = await openloop.send(
+            sent,
+            lambda on_result: lane_set.scheduler(on_result, config),
+            rig.greedy,
+            announce_slo=self._options.announce_slo,
+        )
+        await rig.idle(lane_set.lanes)
+        return run
+
+    async def warm_up(self) -> None:
+        """A few requests on every set of lanes, which count for nothing."""
+        for system in {each.lane_set: each for each in self._systems.values()}.values():
+            if system.lane_set in self._ready.sets:
+                await self.serve(system, self._planner.burst(WARM_UP, 0))
+
+    async def capacity(self) -> float:
+        """Requests per second when all come at once, under the first system; kept for a resumed start.
+
+        The tail, when the batch runs empty, is included: it is a little below what lanes can do for ever.
+        """
+        path = self._options.out / "capacity.json"
+        known = self._options.capacity or report.read(path, float)
+        if known is None:
+            system = self._systems[self._options.routers[0]]
+            run, _ = await steady(
+                lambda: self.serve(system, self._planner.burst(self._options.capacity_requests, 1)), print
+            )
+            known = openloop.summarise(run).requests_per_s
+            report.write(path, known)
+        return float(known)
+
+    async def outcome(self, cell: Cell, system: str, sent: Plan) -> Outcome:
+        """One run."""
+        run, gaps = await steady(lambda: self.serve(self._systems[system], sent), print)
+        summary = openloop.summarise(run)
+        return Outcome(cell.arrivals, cell.load, system, cell.repeat, summary, gaps.machine_s, gaps.loop_s, served(run))
+
+
+async def measure(bench: Bench, planner: Planner, options: Any) -> list[Outcome]:
+    """All cells, those of an earlier start read from where they lie."""
+    capacity = await bench.capacity()
+    every = list(rounds(options))
+    runs = sum(len(order) for _, order in every)
+    rates = [load * capacity for load in options.loads]
+    n = options.requests or requests_within(options.minutes * 60, rates, runs // len(rates))
+    print(f"capacity {capacity:.3f} requests/s; {runs} runs of {n} requests", flush=True)
+    kept = {key: str(value) for key, value in sorted(vars(options).items()) if key not in ("minutes", "out")}
+    report.claim(options.out, kept | {"capacity": capacity, "requests": n})
+    progress = report.Progress(runs)
+    outcomes = []
+    for cell, order in every:
+        sent = planner.cell(cell, capacity, n)
+        for system in order:
+            path = cell.path(options.out, system)
+            found = report.read(path, Outcome)
+            outcome = found or await bench.outcome(cell, system, sent)
+            if found is None:
+                report.write(path, outcome)
+            outcomes.append(outcome)
+            progress.step(f"{cell.arrivals} {cell.load:g} repeat {cell.repeat + 1}, {_line(outcome)}", found is None)
+    return outcomes
+
+
+def _line(outcome: Outcome) -> str:
+    e2e = outcome.summary.e2e
+    if e2e is None:
+        return f"{outcome.system}: every request failed"
+    return f"{outcome.system}: E2E mean {e2e.mean_s:.2f} s, p99 {e2e.p99_s:.2f} s, {outcome.summary.failed} failed"
+
+
+async def main(options: Any) -> None:
+    check(options)
+    sets = prompts.load_folder(options.prompts, options.workloads)
+    configs = systems.configs(options.lanes, len(available_cores()), options.baseline, options.set)
+    async with rig.live(configs, lambda lane, stage: print(f"{lane}: {stage}", flush=True)) as ready:
+        planner = Planner(sets, lambda prompt: ready.tokenizer.encode(prompt.messages), options)
+        bench = Bench(ready, planner, options)
+        await bench.warm_up()
+        outcomes = await measure(bench, planner, options)
+    text = ranking.text(outcomes, options.routers[0])
+    (options.out / "report.md").write_text(text)
+    print(text)
+    if not ranking.plots(outcomes, options.out):
+        print("no plots: matplotlib is not installed")
+
+
+def check(options: Any) -> None:
+    """Find mistakes before lanes are started. Raises `ConfigError`."""
+    for text in options.routers:
+        systems.parse(text, options.order)
+    for text in options.arrivals:
+        process = arrivals.parse(text)
+        if process.path is not None:
+            arrivals.read_trace(process.path)
+    if min(options.loads) <= 0:
+        raise ConfigError(f"--loads must be above 0, got {min(options.loads):g}")
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add = parser.add_argument
+    add("--prompts", type=Path, required=True, help="folder of JSONL prompt sets")
+    add("--workloads", nargs="+", default=["alpaca", "gsm8k", "humaneval", "sum"])
+    add("--out", type=Path, default=Path("bench-routing"))
+    add("--routers", nargs="+", default=["flowguard", "least_loaded", "round_robin"], help="the systems, see above")
+    add("--order", choices=systems.ORDERS, default="fcfs", help="of systems that name none")
+    add("--arrivals", nargs="+", default=["poisson", "gamma:5"], help=arrivals.USAGE)
+    add("--loads", nargs="+", type=float, default=[0.5, 0.8, 0.95], help="shares of the capacity")
+    add("--repeats", type=int, default=5)
+    add("--lanes", type=int, default=2, help="one core each")
+    add("--baseline", type=int, metavar="DEPTH", help="compare one engine over all cores with this static depth, too")
+    add("--minutes", type=float, default=60.0, help="for all runs; sets their number of requests")
+    add("--requests", type=int, help="of each run, whatever time that takes")
+    add("--capacity", type=float, help="requests per second, instead of measuring it")
+    add("--capacity-requests", type=int, default=32)
+    add("--length-scale", type=float, default=1.0, help="of the prompts' own output lengths")
+    add("--multi-turn", action="store_true", help="conversations: the first workload opens, the others follow up")
+    add("--turns", type=int, default=4)
+    add("--pause", type=float, default=8.0, help="mean seconds between the turns of a conversation")
+    add("--slo-ttft", type=float, default=3.0, help="seconds")
+    add("--slo-tpot", type=float, default=0.1, help="seconds")
+    add("--announce-slo", action="store_true", help="requests carry their SLO; without, they are only judged by it")
+    add("--seed", type=int, default=0)
+    add("--set", action="append", default=[], help="override of every lane's configuration, key=value")
+    return parser
+
+
+if __name__ == "__main__":
+    uvloop.run(main(arguments().parse_args()))

@@ -1,0 +1,73 @@
+"""The systems that `streamserve.bench.routing` compares: routers and orders over lanes, and one plain engine."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+
+from streamserve import config as configuration
+from streamserve.bench.rig import Rig
+from streamserve.config import Config, LaneConfig, SchedulerConfig
+from streamserve.errors import ConfigError
+from streamserve.types import LaneId
+
+LANES = "lanes"
+PLAIN = "plain"
+DIRECT = "direct"
+ORDERS: tuple[str, ...] = get_args(get_type_hints(SchedulerConfig)["order"])
+
+
+@dataclass(frozen=True, slots=True)
+class System:
+    """What serves a run: a set of lanes, and how requests come to them."""
+
+    name: str
+    lane_set: str
+    router: str
+    order: str
+    late_binding: bool = True
+    """Whether requests wait in our queue while every lane is busy with prompts."""
+
+    def config(self, ready: Rig) -> Config:
+        """The configuration of its set of lanes, with its router and its order."""
+        config = ready.sets[self.lane_set].config
+        scheduler: dict[str, Any] = {"order": self.order}
+        if not self.late_binding:
+            scheduler["backlog_s"] = None
+        settings = msgspec.structs.replace(config.scheduler, **scheduler)
+        return msgspec.structs.replace(config, router=self.router, scheduler=settings)
+
+
+PLAIN_ENGINE = System(PLAIN, PLAIN, "round_robin", "fcfs", late_binding=False)
+"""vLLM as it is: one engine over all cores, and every request goes to it at once."""
+
+
+def parse(text: str, order: str) -> System:
+    """A system from its text: ROUTER, ROUTER+ORDER, ROUTER+direct (no late binding) or both. Raises `ConfigError`."""
+    router, *modifiers = text.split("+")
+    late_binding = True
+    for modifier in modifiers:
+        if modifier == DIRECT:
+            late_binding = False
+        elif modifier in ORDERS:
+            order = modifier
+        else:
+            raise ConfigError(f"system {text!r}: {modifier!r} is neither {DIRECT} nor an order ({', '.join(ORDERS)})")
+    return System(text, LANES, router, order, late_binding)
+
+
+def configs(lanes: int, cores: int, baseline_depth: int | None, overrides: Sequence[str]) -> Mapping[str, Config]:
+    """The sets of lanes to bring up: `lanes` of one core each and, with a depth, one engine over all cores.
+
+    cores: of this machine; with fewer than lanes they are shared. baseline_depth: the static depth of the one engine.
+    overrides: of both, so that they stay comparable.
+    """
+    config = configuration.load("cpu-pair", overrides)
+    places = [LaneConfig(id=LaneId(f"lane-{i}"), cores=1) for i in range(lanes)]
+    sets = {LANES: msgspec.structs.replace(config, lanes=places, pairs="all", share_cores=lanes > cores)}
+    if baseline_depth is not None:
+        drafting = ["speculation.mode=fixed", f"speculation.depth={baseline_depth}"]
+        off = ["speculation.method=none", "speculation.mode='off'"]
+        sets[PLAIN] = configuration.load("unified", [*overrides, *(drafting if baseline_depth else off)])
+    return sets

@@ -1,0 +1,51 @@
+"""Caches: how much of a prompt each lane need not compute again."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from streamserve.flowguard.pairs import Floats
+from streamserve.flowguard.prefix import Chain, PrefixIndex, cachable_blocks, chain
+from streamserve.flowguard.table import LaneVectors
+from streamserve.types import Request
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Cached:
+    """One prompt against all caches."""
+
+    tokens: Floats
+    """Per lane: prompt tokens found there."""
+    chains: Mapping[int, Chain]
+    """By block size."""
+
+
+class Caches:
+    """The `PrefixIndex` of the lanes in the signals; a lane that restarted has lost its cache."""
+
+    def __init__(self) -> None:
+        self._index = PrefixIndex()
+
+    def look(self, request: Request, lanes: LaneVectors) -> Cached:
+        """What each lane probably holds of the request's prompt."""
+        for lane in lanes.restarted:
+            self._index.forget(lane)
+        sizes = {max(1, snapshot.block_tokens) for snapshot in lanes.snapshots}
+        chains = {size: chain(request.prompt_token_ids, size) for size in sizes}
+        tokens = np.zeros(len(lanes.lanes))
+        for size, blocks in chains.items():
+            if not (matched := self._index.matched(blocks)):
+                continue
+            most = cachable_blocks(request.prompt_tokens, size)
+            for place, snapshot in enumerate(lanes.snapshots):
+                if snapshot.block_tokens == size:
+                    tokens[place] = size * min(most, matched.get(lanes.lanes[place], 0))
+        return Cached(tokens, chains)
+
+    def sent(self, cached: Cached, lanes: LaneVectors, prefill: int, decode: int) -> None:
+        """The prompt goes to the pair at these places; both lanes hold it afterwards."""
+        for place in {prefill, decode}:
+            snapshot = lanes.snapshots[place]
+            size = max(1, snapshot.block_tokens)
+            self._index.sent(cached.chains[size], lanes.lanes[place], snapshot.kv_tokens // size)

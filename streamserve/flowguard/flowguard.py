@@ -1,0 +1,183 @@
+"""FlowGuard: filter, score, pick, over pairs of lanes, with predictions learned from live signals."""
+
+import math
+from collections.abc import Mapping
+
+import numpy as np
+
+from streamserve.config import FlowGuardConfig
+from streamserve.errors import ConfigError
+from streamserve.flowguard.caches import Caches
+from streamserve.flowguard.pairs import DEGRADED, Block, Candidates, Floats, Mask, Pairs, Places, Topology
+from streamserve.flowguard.predict import Predictor
+from streamserve.flowguard.scorers import SCORERS, Scorer, View
+from streamserve.flowguard.suspicion import Doubts, Suspicion
+from streamserve.flowguard.table import LaneTable, LaneVectors
+from streamserve.signals import Signals
+from streamserve.types import Candidate, Decision, Request, Result
+
+MOST_LANES = 64
+"""With more lanes, only the best `KEPT` of each kind are paired and scored."""
+KEPT = 32
+BEST = 3
+"""Candidates told in a decision."""
+TIE = 0.002
+"""Scores as near as this are equal: no model is that exact, and taking turns keeps every lane known."""
+
+
+class FlowGuard:
+    """The default router: the pair of the best weighted score among those that are not under suspicion.
+
+    Raises `ConfigError` on weights, staleness or a probe share that cannot work.
+    """
+
+    name = "flowguard"
+
+    def __init__(self, pairs: Pairs, config: FlowGuardConfig | None = None) -> None:
+        config = config or FlowGuardConfig()
+        self._scorers = _weighted(config.weights)
+        self._weights = np.array([weight for _, weight in self._scorers.values()])
+        self._whole = float(self._weights.sum())
+        if not config.stale_s > 0:
+            raise ConfigError(f"flowguard.stale_s must be above 0, got {config.stale_s}")
+        if not 0 < config.probe_share <= 1:
+            raise ConfigError(f"flowguard.probe_share must be above 0 and at most 1, got {config.probe_share}")
+        self._topology = Topology(pairs)
+        self._everyone = Block.all(0)
+        self._table = LaneTable(config.stale_s)
+        self._caches = Caches()
+        self._predictor = Predictor()
+        self._suspicion = Suspicion(config.stale_s, config.probe_share)
+
+    def route(self, request: Request, signals: Signals) -> Decision:
+        """Raises `NoLane`."""
+        field = self._topology.candidates(request, signals)
+        lanes = self._table.read(signals)
+        doubts = self._suspicion.observe(lanes, signals.at_s)
+        field, probed = self._filter(field, doubts)
+        cached = self._caches.look(request, lanes)
+        mask = field.roomy
+        block = self._block(request, lanes, cached.tokens, signals.at_s, mask)
+        if not block.whole:
+            mask = mask[np.ix_(block.prefill, block.decode)]
+        forecast = self._predictor.forecast(request, lanes, cached.tokens, signals.at_s, block)
+        view = View(request, lanes, forecast, block, mask, max(0.0, signals.at_s - request.arrived_s))
+        scores = np.empty((len(self._scorers), *mask.shape))
+        for of_scorer, (scorer, _) in zip(scores, self._scorers.values(), strict=True):
+            of_scorer[:] = scorer(view)
+        total = (self._weights @ scores.reshape(len(scores), -1)).reshape(mask.shape)
+        total[~mask] = -np.inf
+        chosen = self._topology.oldest(total >= total.max() - TIE, block)
+        self._predictor.chosen(request, lanes, forecast, block, chosen, signals.at_s)
+        best = self._best(view, total, scores, chosen)
+        self._caches.sent(cached, lanes, int(block.prefill[chosen[0]]), int(block.decode[chosen[1]]))
+        return Decision(
+            prefill=best[0].prefill,
+            decode=best[0].decode,
+            router=self.name,
+            reason=DEGRADED if field.degraded else _reason(view, chosen, doubts, probed),
+            scores=best[0].scores,
+            prediction=best[0].prediction,
+            candidates=best,
+            at_s=signals.at_s,
+        )
+
+    def learn(self, result: Result) -> None:
+        """Correct predictions and doubts by how a request turned out."""
+        self._suspicion.learn(result)
+        self._predictor.learn(result)
+
+    def _filter(self, field: Candidates, doubts: Doubts) -> tuple[Candidates, int | None]:
+        """The field without suspects, or the suspect whose turn it is to be probed.
+
+        Before room is looked at: a lane that fails everything at once always has room.
+        """
+        if not doubts.suspects.any():
+            return field, None
+        trusted = field.without(doubts.suspects)
+        # Avoiding nobody, because nobody else can serve, is probe enough.
+        if trusted.mask is field.mask:
+            return field, None
+        probed = self._suspicion.probe(doubts.probable & (field.mask.any(0) | field.mask.any(1)))
+        return (trusted, None) if probed is None else (field.only(probed), probed)
+
+    def _block(self, request: Request, lanes: LaneVectors, cached_tokens: Floats, at_s: float, mask: Mask) -> Block:
+        """Lanes to consider for prefill and for decode: all, or beyond `MOST_LANES` the cheapest of each."""
+        count = len(lanes.lanes)
+        if count <= MOST_LANES:
+            if len(self._everyone.prefill) != count:
+                self._everyone = Block.all(count)
+            return self._everyone
+        prefill_s, decode_s = self._predictor.marginal_s(request, lanes, cached_tokens, at_s)
+        prefill = _cheapest(prefill_s, prefill_s + decode_s, np.any(mask, axis=1), mask.diagonal())
+        partners: Mask = np.any(mask[prefill], axis=0)
+        decode = _cheapest(decode_s, prefill_s + decode_s, partners, mask.diagonal() & partners)
+        return Block.of(prefill, decode)
+
+    def _best(self, view: View, total: Floats, scores: Floats, chosen: tuple[int, int]) -> tuple[Candidate, ...]:
+        """The chosen pair and the best of the others."""
+        flat = total.ravel()
+        width = total.shape[1]
+        top = np.argpartition(flat, -BEST)[-BEST:] if len(flat) > BEST else np.arange(len(flat))
+        first = chosen[0] * width + chosen[1]
+        ranked = sorted(zip((-flat[top]).tolist(), top.tolist(), strict=True))
+        places = [first, *(place for less, place in ranked if place != first and less < math.inf)][:BEST]
+        each = scores.reshape(len(scores), -1)[:, places].T.tolist()
+        lanes, block = view.lanes.lanes, view.block
+        best = []
+        for place, of_pair in zip(places, each, strict=True):
+            row, column = divmod(place, width)
+            best.append(
+                Candidate(
+                    lanes[block.prefill[row]],
+                    lanes[block.decode[column]],
+                    flat.item(place) / self._whole,
+                    dict(zip(self._scorers, of_pair, strict=True)),
+                    self._predictor.prediction(view.forecast, (row, column), view.request),
+                )
+            )
+        return tuple(best)
+
+
+def _weighted(weights: Mapping[str, float]) -> dict[str, tuple[Scorer, float]]:
+    for name, weight in weights.items():
+        if name not in SCORERS:
+            raise ConfigError(f"flowguard.weights: no scorer {name!r}; known: {', '.join(SCORERS)}")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise ConfigError(f"flowguard.weights.{name} must be a number from 0 on, got {weight}")
+    chosen = {name: (scorer, weights.get(name, default)) for name, (scorer, default) in SCORERS.items()}
+    scorers = {name: entry for name, entry in chosen.items() if entry[1] > 0}
+    if not scorers:
+        raise ConfigError("flowguard.weights: at least one scorer needs a weight above 0")
+    return scorers
+
+
+def _cheapest(costs_s: Floats, alone_s: Floats, allowed: Mask, can_alone: Mask) -> Places:
+    """Places of half `KEPT` lanes that are cheap in this role, and half that are cheap in both at once."""
+    in_role = np.where(allowed, costs_s, np.inf).argsort()[:KEPT]
+    alone = np.where(can_alone, alone_s, np.inf).argsort()[: KEPT // 2]
+    alone = alone[can_alone[alone]]
+    rest = in_role[allowed[in_role] & ~np.isin(in_role, alone)][: KEPT - len(alone)]
+    return np.sort(np.concatenate([alone, rest]))
+
+
+def _reason(view: View, place: tuple[int, int], doubts: Doubts, probed: int | None) -> str:
+    prefill, decode = view.block.prefill[place[0]], view.block.decode[place[1]]
+    lanes = view.lanes.lanes
+    if probed is not None:
+        return f"probe of {lanes[probed]}: {doubts.reasons[probed]}"
+    reason = _split_reason(view, place) if prefill != decode else f"both on {lanes[prefill]}"
+    if doubts.suspects.any():
+        avoided = ", ".join(
+            f"{lane} ({why})" for lane, why in zip(lanes, doubts.reasons, strict=True) if why is not None
+        )
+        return f"{reason}; doubts {avoided}"
+    return reason
+
+
+def _split_reason(view: View, place: tuple[int, int]) -> str:
+    alone = view.mask & ~view.block.split
+    if not alone.any():
+        return "split: no lane may serve it alone"
+    saved_s = float(view.forecast.cost_s[alone].min() - view.forecast.cost_s[place])
+    return f"split: saves {saved_s:.2g} s" if saved_s > 0 else "split: better by its other scores"

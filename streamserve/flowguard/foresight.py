@@ -1,0 +1,45 @@
+"""PredictedLatency: the pair on which this request alone is predicted to end first."""
+
+from streamserve.flowguard.caches import Caches
+from streamserve.flowguard.pairs import DEGRADED, Block, Pairs, Topology
+from streamserve.flowguard.predict import Predictor
+from streamserve.flowguard.table import LaneTable
+from streamserve.signals import Signals
+from streamserve.types import Decision, Request, Result
+
+
+class PredictedLatency:
+    """The least predicted end-to-end time of this request, whatever it costs the others."""
+
+    name = "predicted_latency"
+
+    def __init__(self, pairs: Pairs) -> None:
+        self._topology = Topology(pairs)
+        self._table = LaneTable()
+        self._caches = Caches()
+        self._predictor = Predictor()
+
+    def route(self, request: Request, signals: Signals) -> Decision:
+        """Raises `NoLane`."""
+        field = self._topology.candidates(request, signals)
+        lanes = self._table.read(signals)
+        cached = self._caches.look(request, lanes)
+        block = Block.all(len(lanes.lanes))
+        forecast = self._predictor.forecast(request, lanes, cached.tokens, signals.at_s, block)
+        prefill, decode = self._topology.least(field.roomy, forecast.e2e_s)
+        self._predictor.chosen(request, lanes, forecast, block, (prefill, decode), signals.at_s)
+        self._caches.sent(cached, lanes, prefill, decode)
+        prediction = self._predictor.prediction(forecast, (prefill, decode), request)
+        return Decision(
+            prefill=field.lanes[prefill],
+            decode=field.lanes[decode],
+            router=self.name,
+            reason=DEGRADED if field.degraded else "least predicted latency",
+            scores={"e2e_s": prediction.e2e_s},
+            prediction=prediction,
+            at_s=signals.at_s,
+        )
+
+    def learn(self, result: Result) -> None:
+        """Correct the predictions by how a request turned out."""
+        self._predictor.learn(result)

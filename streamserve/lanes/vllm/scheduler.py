@@ -1,0 +1,214 @@
+"""vLLM's scheduler with SpecuStream in it: between two steps it cuts each request's draft to the depth decided for it.
+
+Runs in the engine's process. Besides depth it does two things: it reports what a step cost and what is queued, with
+vLLM's own statistics, and it adds calls to the engine core, by which the front sets the depth control, ends the
+warm-up, and reads what the rule itself costs.
+"""
+
+import time
+from typing import Any, cast
+
+from vllm.v1.core.sched.output import SchedulerOutput
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.engine import EngineCoreOutputs
+from vllm.v1.engine.core import EngineCore
+from vllm.v1.metrics.stats import SchedulerStats
+from vllm.v1.outputs import ModelRunnerOutput
+from vllm.v1.request import Request
+
+from streamserve.lanes.vllm.controls import decoded, deepest, encoded
+from streamserve.specustream.specustream import RunningDraft, SpecuStream
+
+REPORT = "streamserve"
+"""Under this key of a field that no engine of ours uses, a step's report travels to the front."""
+
+DRAFTS_COST_NOTHING = ("ngram",)
+"""Drafters that are asked for full drafts at any depth: what is not verified still teaches the rule."""
+
+
+class LaneScheduler(Scheduler):
+    """`Scheduler` whose depth is SpecuStream's; with speculation off it only reports."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        speculative = self.vllm_config.speculative_config
+        self._max_depth = self.num_spec_tokens if speculative is not None else 0
+        self._free_drafts = speculative is not None and speculative.method in DRAFTS_COST_NOTHING
+        self._specustream = self._new_specustream()
+        self._begun_s = 0.0
+        self._step: dict[str, Any] = {}
+        self._preempted = False
+        self._rule_s = 0.0
+        self._steps_s = 0.0
+        self._steps = 0
+
+    def schedule(self, throttle_prefills: bool = False) -> SchedulerOutput:
+        self._begun_s = time.perf_counter()
+        if self._max_depth:
+            self._cut_drafts()
+            self._rule_s += time.perf_counter() - self._begun_s
+        output = super().schedule(throttle_prefills)
+        self._note(output)
+        return output
+
+    def update_from_output(
+        self, scheduler_output: SchedulerOutput, model_runner_output: ModelRunnerOutput
+    ) -> dict[int, EngineCoreOutputs]:
+        if scheduler_output.num_scheduled_tokens:
+            step_s = time.perf_counter() - self._begun_s
+            self._step["step_s"] = step_s
+            if self._max_depth:
+                self._learn(model_runner_output, step_s)
+            self._steps += 1
+            self._steps_s += step_s
+        return super().update_from_output(scheduler_output, model_runner_output)
+
+    def _free_request(self, request: Request, *arguments: Any, **keywords: Any) -> Any:
+        self._specustream.forget(request.request_id)
+        return super()._free_request(request, *arguments, **keywords)
+
+    def make_stats(self, *arguments: Any, **keywords: Any) -> SchedulerStats | None:
+        stats = super().make_stats(*arguments, **keywords)
+        if stats is not None:
+            stats.ec_connector_stats = {REPORT: self._report()}
+        return stats
+
+    def forget(self) -> None:
+        """Drop what was learned so far: the first steps of an engine compile and are no measure of later ones."""
+        self._specustream = self._new_specustream()
+        self.rule_cost()
+
+    def set_depth(self, control: list[Any] | None, ttl_s: float) -> None:
+        """Set the depth control; the next step is cut by it."""
+        self._specustream.set_control(None if control is None else decoded(control), ttl_s)
+
+    def rule_cost(self) -> dict[str, float]:
+        """Seconds spent deciding depths, and in all steps, since the last call."""
+        cost = {"steps": self._steps, "rule_s": self._rule_s, "step_s": self._steps_s}
+        self._steps, self._rule_s, self._steps_s = 0, 0.0, 0.0
+        return cost
+
+    def _new_specustream(self) -> SpecuStream:
+        default = cast(dict[str, Any], self.vllm_config.additional_config)["streamserve"]["control"]
+        return SpecuStream(decoded(default), self._max_depth, time.monotonic)
+
+    def _cut_drafts(self) -> None:
+        drafts = {}
+        decoding = prefill_tokens = 0
+        for request in self.running:
+            if request.is_prefill_chunk or request.num_computed_tokens < request.num_prompt_tokens:
+                prefill_tokens += request.num_prompt_tokens - request.num_computed_tokens
+                continue
+            decoding += 1
+            if request.spec_token_ids:
+                drafts[request.request_id] = RunningDraft(request.spec_token_ids, depth_cap(request))
+        if not decoding:
+            return
+        prefill_tokens += self._waiting_tokens()
+        depths = self._specustream.decide(
+            drafts,
+            decoding,
+            min(prefill_tokens, self.max_num_scheduled_tokens),
+            self.kv_cache_manager.usage,
+            self._preempted,
+        )
+        for request_id in drafts:
+            request = self.requests[request_id]
+            # A new list: vLLM and SpecuStream keep the old one.
+            request.spec_token_ids = request.spec_token_ids[: depths[request_id]]
+        if self.dynamic_sd_lookup is not None and not self._free_drafts:
+            useful = deepest(self._specustream.control, self._max_depth)
+            self.dynamic_sd_lookup[1:] = [useful] * (len(self.dynamic_sd_lookup) - 1)
+
+    def _note(self, output: SchedulerOutput) -> None:
+        self._preempted = bool(output.preempted_req_ids)
+        drafts = output.scheduled_spec_decode_tokens
+        prefill = decode = requests = draft_tokens = 0
+        for request_id, tokens in output.num_scheduled_tokens.items():
+            draft = len(drafts.get(request_id, ()))
+            if tokens == draft + 1:
+                decode += tokens
+                requests += 1
+                draft_tokens += draft
+            else:
+                prefill += tokens
+        self._step = {
+            "prefill_tokens": prefill,
+            "decode_tokens": decode,
+            "requests": requests,
+            "draft_tokens": draft_tokens,
+        }
+
+    def _learn(self, output: ModelRunnerOutput, step_s: float) -> None:
+        begun_s = time.perf_counter()
+        step = self._step
+        for request_id, place in output.req_id_to_index.items():
+            if tokens := output.sampled_token_ids[place] if output.sampled_token_ids else None:
+                self._specustream.observe(request_id, tokens)
+        self._specustream.step(step_s, step["prefill_tokens"], step["decode_tokens"], step["draft_tokens"])
+        self._rule_s += time.perf_counter() - begun_s
+
+    def _waiting_tokens(self) -> int:
+        """Prompt tokens that wait to be computed here; KV that is fetched from another lane is not."""
+        fetched = "do_remote_prefill"
+        return sum(
+            request.num_prompt_tokens - request.num_computed_tokens
+            for request in self.waiting
+            if not (request.kv_transfer_params or {}).get(fetched)
+        )
+
+    def _report(self) -> dict[str, Any]:
+        queued = self._waiting_tokens()
+        queued += sum(max(0, request.num_prompt_tokens - request.num_computed_tokens) for request in self.running)
+        pool = self.kv_cache_manager.block_pool
+        report = self._step | {
+            "prefill_queued_tokens": queued,
+            "max_running": self.max_num_running_reqs,
+            "kv_tokens": pool.num_gpu_blocks * self.block_size,
+            "block_tokens": self.block_size,
+        }
+        if self._max_depth:
+            specustream = self._specustream
+            report |= {
+                "draft_tokens_total": specustream.draft_tokens_total,
+                "accepted_tokens_total": specustream.accepted_tokens_total,
+                "acceptance": list(specustream.acceptance),
+                "step_output": specustream.step_output,
+                "control": encoded(specustream.control),
+                "fallbacks": specustream.fallbacks,
+            }
+        return report
+
+
+def depth_cap(request: Request) -> int | None:
+    """The deepest that this request may go; None = no limit of its own.
+
+    A seeded sampler draws differently at another depth, and vLLM applies min_p and logit_bias to the last token of a
+    step only: such requests take one token at a time, instead of being refused as vLLM does.
+    """
+    sampling = request.sampling_params
+    if sampling is None:
+        return 0
+    if (sampling.seed is not None and sampling.temperature) or sampling.min_p or sampling.logit_bias:
+        return 0
+    left = request.max_tokens - request.num_output_tokens - 1
+    asked = (sampling.extra_args or {}).get("max_depth")
+    return left if asked is None else min(left, asked)
+
+
+def _forget(core: EngineCore) -> None:
+    cast(LaneScheduler, core.scheduler).forget()
+
+
+def _set_depth(core: EngineCore, control: list[Any] | None, ttl_s: float) -> None:
+    cast(LaneScheduler, core.scheduler).set_depth(control, ttl_s)
+
+
+def _rule_cost(core: EngineCore) -> dict[str, float]:
+    return cast(LaneScheduler, core.scheduler).rule_cost()
+
+
+# The engine core calls its own methods by name when the front asks; these become such methods.
+EngineCore.streamserve_forget = _forget  # type: ignore[attr-defined]
+EngineCore.streamserve_depth = _set_depth  # type: ignore[attr-defined]
+EngineCore.streamserve_rule_cost = _rule_cost  # type: ignore[attr-defined]

@@ -1,0 +1,218 @@
+"""SpecuStream: the decisions of one lane about how deep its requests speculate, and what it learns from them."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from streamserve.signals import DepthControl, DepthMode, StepCost
+from streamserve.specustream.acceptance import Acceptance
+from streamserve.specustream.cost import StepCostModel
+from streamserve.specustream.guard import GoodputGuard
+from streamserve.specustream.rule import fixed_depths, goodput_depths, static_depth, target_depths
+
+FEW_OBSERVATIONS = 32.0
+"""Below, the lane's acceptance is a guess and no request goes deeper than `FEW_DEPTH`."""
+FEW_DEPTH = 2
+FEW_BUCKETS = 3
+"""Below, the cost of a step is a guess and depth follows the number of requests, for at most `STATIC_STEPS`."""
+STATIC_STEPS = 64
+KV_FULL = 0.95
+PREEMPTED_STEPS = 16
+"""Steps without speculation after a preemption: drafts take KV that the preempted request needs."""
+PLAIN_AGE = 256
+"""Steps after which a step without drafts is taken to see what it costs: all gains are measured against that."""
+PLAIN_EVERY = 32
+"""Steps between two such steps, in case the first taught nothing."""
+OUTPUT_RATE = 0.05
+"""Weight of a new step in the moving average of tokens gained."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunningDraft:
+    """What was drafted for a running request, and the deepest that it may go; None = no cap of its own."""
+
+    tokens: Sequence[int]
+    max_depth: int | None = None
+
+
+@dataclass(slots=True)
+class _Step:
+    """The step that was decided last, until it is settled."""
+
+    decoding: int
+    prefill_tokens: int
+    mode: DepthMode
+    accepted_tokens: int = 0
+    step_s: float = 0.0
+    draft_tokens: int = 0
+
+
+def validated(control: DepthControl) -> DepthControl:
+    """The same control. Raises `ValueError` if a number in it is not finite or out of its range."""
+    if control.depth < 0:
+        raise ValueError(f"depth must be 0 or more, got {control.depth}")
+    if not 0 <= control.target <= 1:
+        raise ValueError(f"target must be a probability from 0 to 1, got {control.target}")
+    if not (math.isfinite(control.price) and control.price >= 0):
+        raise ValueError(f"price must be a finite number, 0 or more, got {control.price}")
+    if control.max_depth is not None and control.max_depth < 0:
+        raise ValueError(f"max_depth must be 0 or more, or none, got {control.max_depth}")
+    return control
+
+
+class SpecuStream:
+    """Decides each step's depths under a control that may change at any time and expires.
+
+    Per step: `decide`, then `observe` for each request that gained tokens, and `step`, in either order.
+    default: the control without any other. max_depth: the deepest that the lane drafts. clock: seconds.
+    """
+
+    def __init__(self, default: DepthControl, max_depth: int, clock: Callable[[], float]) -> None:
+        self._default = validated(default)
+        self._max_depth = max_depth
+        self._clock = clock
+        self._set: DepthControl | None = None
+        self._set_until_s = 0.0
+        self._acceptance = Acceptance(max_depth)
+        self._cost = StepCostModel()
+        self._guard = GoodputGuard()
+        self._drafts: dict[str, tuple[Sequence[int], int]] = {}
+        self._last: _Step | None = None
+        self._steps = 0
+        self._preempted_until = 0
+        self._plain_at = -PLAIN_EVERY
+        self._step_output = 1.0
+        self._draft_tokens = 0
+        self._accepted_tokens = 0
+
+    @property
+    def control(self) -> DepthControl:
+        """The control in force."""
+        if self._set is not None and self._clock() < self._set_until_s:
+            return self._set
+        return self._default
+
+    @property
+    def acceptance(self) -> tuple[float, ...]:
+        """The lane's acceptance per draft position."""
+        return self._acceptance.lane
+
+    @property
+    def step_output(self) -> float:
+        """Moving average of the tokens that a decoding request gains per step."""
+        return self._step_output
+
+    @property
+    def cost(self) -> StepCost:
+        """What a step costs, as learned so far."""
+        return self._cost.cost
+
+    @property
+    def draft_tokens_total(self) -> int:
+        """Draft tokens verified."""
+        return self._draft_tokens
+
+    @property
+    def accepted_tokens_total(self) -> int:
+        """Draft tokens accepted."""
+        return self._accepted_tokens
+
+    @property
+    def fallbacks(self) -> int:
+        """Times that speculation was suspended because it did not pay."""
+        return self._guard.fallbacks
+
+    def set_control(self, control: DepthControl | None, ttl_s: float) -> None:
+        """Use this control for `ttl_s` seconds, or the default again. Raises `ValueError` on an invalid one."""
+        self._set = None if control is None else validated(control)
+        self._set_until_s = self._clock() + ttl_s
+
+    def decide(
+        self, drafts: Mapping[str, RunningDraft], decoding: int, prefill_tokens: int, kv_used: float, preempted: bool
+    ) -> Mapping[str, int]:
+        """How many tokens of each draft to verify in the step that begins.
+
+        decoding: requests that decode in it, with and without draft. prefill_tokens: prompt tokens it computes.
+        kv_used: share of the KV blocks in use. preempted: whether a request was preempted since the last step.
+        """
+        self._settle()
+        self._steps += 1
+        if preempted:
+            self._preempted_until = self._steps + PREEMPTED_STEPS
+        control = self.control
+        cap = self._max_depth if control.max_depth is None else min(control.max_depth, self._max_depth)
+        lengths = {
+            request_id: max(0, min(len(draft.tokens), cap if draft.max_depth is None else min(cap, draft.max_depth)))
+            for request_id, draft in drafts.items()
+        }
+        crowded = kv_used > KV_FULL or self._steps < self._preempted_until
+        if control.mode is DepthMode.FIXED:
+            depths = fixed_depths(lengths, control.depth)
+        elif control.mode is DepthMode.OFF or crowded:
+            depths = dict.fromkeys(lengths, 0)
+        elif control.mode is DepthMode.TARGET_ACCEPTANCE:
+            depths = target_depths(self._survivals(lengths), control.target)
+        else:
+            depths = self._best(lengths, decoding, prefill_tokens, control.price)
+        self._drafts = {request_id: (draft.tokens, depths[request_id]) for request_id, draft in drafts.items()}
+        self._last = _Step(decoding, prefill_tokens, control.mode)
+        return depths
+
+    def observe(self, request_id: str, tokens: Sequence[int]) -> None:
+        """The tokens that a request gained in the step; the whole draft learns from them, verified or not."""
+        draft, depth = self._drafts.pop(request_id, ((), 0))
+        if not draft or not tokens:
+            return
+        self._acceptance.observe(request_id, draft, tokens)
+        accepted = min(depth, len(tokens) - 1)
+        self._accepted_tokens += accepted
+        if self._last:
+            self._last.accepted_tokens += accepted
+
+    def step(self, step_s: float, prefill_tokens: int, decode_tokens: int, draft_tokens: int) -> None:
+        """The step took `step_s` seconds; decode_tokens: one per decoding request and its `draft_tokens`."""
+        self._cost.observe(step_s, prefill_tokens, decode_tokens)
+        self._draft_tokens += draft_tokens
+        if self._last:
+            self._last.step_s = step_s
+            self._last.draft_tokens = draft_tokens
+
+    def forget(self, request_id: str) -> None:
+        """Drop a request that is finished or gone."""
+        self._drafts.pop(request_id, None)
+        self._acceptance.forget(request_id)
+
+    def _survivals(self, lengths: Mapping[str, int]) -> dict[str, list[float]]:
+        survival = self._acceptance.survival
+        return {request_id: survival(request_id, length) for request_id, length in lengths.items()}
+
+    def _best(self, lengths: Mapping[str, int], decoding: int, prefill_tokens: int, price: float) -> dict[str, int]:
+        if self._guard.suspended:
+            return dict.fromkeys(lengths, 0)
+        if self._cost.known_buckets < FEW_BUCKETS and self._steps <= STATIC_STEPS:
+            return fixed_depths(lengths, static_depth(decoding))
+        base = max(decoding, len(lengths))
+        if prefill_tokens == 0 and self._plain_is_due(base):
+            return dict.fromkeys(lengths, 0)
+        if self._acceptance.observations < FEW_OBSERVATIONS:
+            lengths = {request_id: min(length, FEW_DEPTH) for request_id, length in lengths.items()}
+        return goodput_depths(self._survivals(lengths), base, prefill_tokens, self._cost.cost, price)
+
+    def _plain_is_due(self, decoding: int) -> bool:
+        age = self._cost.age(decoding)
+        if (age is not None and age < PLAIN_AGE) or self._steps - self._plain_at < PLAIN_EVERY:
+            return False
+        self._plain_at = self._steps
+        return True
+
+    def _settle(self) -> None:
+        """Account for the last step, once its tokens and its duration are both in."""
+        last, self._last = self._last, None
+        if not last or not last.decoding or not last.step_s:
+            return
+        gained = last.decoding + last.accepted_tokens
+        self._step_output += OUTPUT_RATE * (gained / last.decoding - self._step_output)
+        if last.mode is not DepthMode.SPECUSTREAM:
+            return
+        plain_s = self._cost.cost.step_s(last.prefill_tokens, last.decoding)
+        self._guard.observe(last.decoding, gained, plain_s, last.step_s, bool(last.draft_tokens))

@@ -1,0 +1,76 @@
+"""PrefixIndex: it knows what was sent, forgets what no longer fits, and stays small."""
+
+import sys
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from streamserve.flowguard.prefix import DEFAULT_BLOCKS, MOST_BLOCKS, PrefixIndex, cachable_blocks, chain
+from streamserve.types import LaneId
+from tests.flowguard.snapshots import LANES, A, B
+
+prompts = st.lists(st.integers(0, 1), max_size=24).map(tuple)
+
+
+def shared_blocks(one: tuple[int, ...], other: tuple[int, ...], size: int) -> int:
+    same = 0
+    while (same + 1) * size <= min(len(one), len(other)) and one[: (same + 1) * size] == other[: (same + 1) * size]:
+        same += 1
+    return same
+
+
+@given(sent=st.lists(st.tuples(st.sampled_from(LANES), prompts), max_size=12), prompt=prompts, size=st.integers(1, 5))
+def test_a_lane_holds_the_longest_prefix_that_was_sent_there(
+    sent: list[tuple[LaneId, tuple[int, ...]]], prompt: tuple[int, ...], size: int
+) -> None:
+    index = PrefixIndex()
+    for lane, ids in sent:
+        index.sent(chain(ids, size), lane)
+    for lane in LANES:
+        expected = max((shared_blocks(ids, prompt, size) for to, ids in sent if to == lane), default=0)
+        assert index.matched_tokens(chain(prompt, size), lane, size) == expected * size
+
+
+@given(sent=st.lists(st.tuples(st.sampled_from(LANES), prompts), max_size=30), capacity=st.integers(1, 10))
+def test_no_lane_remembers_more_than_it_holds(sent: list[tuple[LaneId, tuple[int, ...]]], capacity: int) -> None:
+    index = PrefixIndex()
+    for lane, ids in sent:
+        index.sent(chain(ids, 2), lane, capacity)
+        assert len(index) <= capacity * len(LANES)
+    for lane in LANES:
+        index.forget(lane)
+    assert len(index) == 0
+    assert not index._holders
+
+
+def test_the_least_recently_sent_goes_first_and_from_its_end() -> None:
+    index = PrefixIndex()
+    old, new = chain(range(8), 2), chain(range(100, 104), 2)
+    index.sent(old, A, 4)
+    index.sent(new, A, 4)
+    assert index.matched(new) == {A: 2}
+    assert index.matched(old) == {A: 2}
+
+
+def test_a_forgotten_lane_takes_nothing_from_the_others() -> None:
+    index = PrefixIndex()
+    blocks = chain(range(8), 2)
+    index.sent(blocks, A)
+    index.sent(blocks, B)
+    index.forget(A)
+    assert index.matched(blocks) == {B: 4}
+
+
+def test_memory_is_bounded_whatever_is_sent() -> None:
+    index = PrefixIndex()
+    for start in range(0, 3 * MOST_BLOCKS, 1024):
+        index.sent(tuple(range(start, start + 1024)), A, 10**9)
+        index.sent(tuple(range(start, start + 1024)), B)
+    assert len(index) == MOST_BLOCKS + DEFAULT_BLOCKS
+    assert len(index._holders) == MOST_BLOCKS
+    assert sys.getsizeof(index._holders) < 8 * 2**20
+
+
+def test_only_full_blocks_count_and_never_the_last_token() -> None:
+    assert len(chain(range(33), 16)) == 2
+    assert [cachable_blocks(tokens, 16) for tokens in (0, 1, 16, 17, 32, 33)] == [0, 0, 0, 1, 1, 2]
