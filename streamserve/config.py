@@ -4,7 +4,6 @@ Unknown keys, wrong types and impossible topologies raise `ConfigError` with the
 name.
 """
 
-import difflib
 import math
 import re
 import sys
@@ -13,8 +12,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
-import yaml
 
+from streamserve import document
 from streamserve.errors import ConfigError
 from streamserve.signals import DepthControl, DepthMode
 from streamserve.types import LaneId
@@ -57,14 +56,18 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class SpeculationConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """SpecuStream: how draft tokens are made and how many of them are verified."""
 
-    method: Literal["none", "ngram", "draft_model", "eagle", "eagle3"] = "ngram"
-    """Who drafts; `ngram` works for every model, `none` turns speculation off for good."""
+    method: Literal["none", "history", "ngram", "draft_model", "eagle", "eagle3"] = "history"
+    """Who drafts: `history` and vLLM's `ngram` work for every model, `none` turns speculation off for good."""
     model: str | None = None
     """The draft model's id or folder; for `draft_model` and `eagle`."""
     max_depth: int = 8
     """Draft tokens proposed per request and step: the deepest that any control can go."""
     lookup_tokens: tuple[int, int] = (2, 5)
-    """n-gram drafting: the shortest and the longest piece of text that is looked up in what came before."""
+    """`ngram`: the shortest and the longest piece of text that is looked up in what came before."""
+    history_lookup_tokens: int = 6
+    """`history`: the longest piece that is looked up; shorter ones always are."""
+    history_tokens: int = 32768
+    """`history`: output tokens that a lane remembers across requests; 0 = every request drafts from itself alone."""
     mode: DepthMode = DepthMode.SPECUSTREAM
     """The control that a lane starts with and goes back to."""
     depth: int = 0
@@ -170,13 +173,10 @@ def load(source: str, overrides: Sequence[str] = (), folder: Path | None = None)
 
     Raises `ConfigError`.
     """
-    document = _read(source, folder or config_folder())
+    tree = _read(source, folder or config_folder())
     for override in overrides:
-        _override(document, override)
-    try:
-        config = msgspec.convert(document, Config)
-    except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {_explain(str(error))}") from error
+        document.override(tree, override)
+    config = document.decode(tree, Config, source)
     _check(config)
     return config
 
@@ -194,76 +194,11 @@ def names(folder: Path | None = None) -> list[str]:
 def _read(source: str, folder: Path) -> dict[str, Any]:
     path = Path(source) if source.endswith((".yaml", ".yml")) else folder / f"{source}.yaml"
     try:
-        document = yaml.safe_load(path.read_text())
+        text = path.read_text()
     except OSError as error:
         known = ", ".join(names(folder))
         raise ConfigError(f"no configuration {source!r}: give a YAML file or one of {known}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{source} is not valid YAML: {error}") from error
-    if not isinstance(document, dict):
-        raise ConfigError(f"{source} must be a mapping of keys to values")
-    return document
-
-
-def _override(document: dict[str, Any], override: str) -> None:
-    path, separator, text = override.partition("=")
-    keys = path.strip().split(".")
-    if not separator or not all(keys):
-        raise ConfigError(f"--set {override!r}: write key=value, e.g. --set engine.max_running=16")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override!r}: the value is not valid YAML") from error
-    node: Any = document
-    for key in keys[:-1]:
-        node = _step_into(node, key, override)
-    if isinstance(node, list):
-        node[_index(node, keys[-1], override)] = value
-    elif isinstance(node, dict):
-        node[keys[-1]] = value
-    else:
-        raise ConfigError(f"--set {override!r}: {keys[-2]!r} is a value, it has no keys")
-
-
-def _step_into(node: Any, key: str, override: str) -> Any:
-    if isinstance(node, list):
-        return node[_index(node, key, override)]
-    if isinstance(node, dict):
-        if node.get(key) is None:
-            node[key] = {}
-        return node[key]
-    raise ConfigError(f"--set {override!r}: {key!r} is below a value that has no keys")
-
-
-def _index(items: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(items):
-        raise ConfigError(f"--set {override!r}: {key!r} must be a position from 0 to {len(items) - 1}")
-    return int(key)
-
-
-_UNKNOWN = re.compile(r"Object contains unknown field `(?P<name>[^`]*)`(?: - at `\$\.?(?P<place>[^`]*)`)?")
-_STRUCTS: Mapping[str, type[msgspec.Struct]] = {
-    "": Config,
-    "lanes": LaneConfig,
-    "engine": EngineConfig,
-    "scheduler": SchedulerConfig,
-    "speculation": SpeculationConfig,
-    "flowguard": FlowGuardConfig,
-    "slo": SloConfig,
-    "server": ServerConfig,
-}
-
-
-def _explain(message: str) -> str:
-    unknown = _UNKNOWN.match(message)
-    if not unknown:
-        return message
-    place = unknown["place"] or ""
-    struct = _STRUCTS.get(re.sub(r"\[.*\]", "", place))
-    known = list(struct.__struct_fields__) if struct else []
-    near = difflib.get_close_matches(unknown["name"], known, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-    return f"no key {unknown['name']!r}{f' in {place}' if place else ''}; {hint}"
+    return document.parse(text, source)
 
 
 def _check(config: Config) -> None:
@@ -306,6 +241,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "slo.ttft_s": (ABOVE_ZERO, math.inf),
     "slo.tpot_s": (ABOVE_ZERO, math.inf),
     "speculation.max_depth": (1, 64),
+    "speculation.history_lookup_tokens": (1, 32),
+    "speculation.history_tokens": (0, 10**7),
     "speculation.depth": (0, 64),
     "speculation.target": (0, 1),
     "speculation.price": (0, sys.float_info.max),
@@ -331,7 +268,7 @@ def _check_speculation(speculation: SpeculationConfig) -> None:
         raise ConfigError(
             f"speculation.lookup_tokens: write [shortest, longest], both above 0; got {[shortest, longest]}"
         )
-    if speculation.method not in ("none", "ngram") and speculation.model is None:
+    if speculation.method not in ("none", "history", "ngram") and speculation.model is None:
         raise ConfigError(f"speculation.method={speculation.method} needs the draft model's name in speculation.model")
 
 

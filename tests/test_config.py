@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from streamserve.config import Config, LaneConfig, load, names
 from streamserve.errors import ConfigError
+from streamserve.signals import DepthMode
 from streamserve.types import LaneId
 
 TWO_LANES = "lanes:\n  - {id: a}\n  - {id: b, cores: 2}\n"
@@ -114,6 +115,16 @@ class TestOverrides:
         assert (config.model, config.engine.max_model_len, config.share_cores) == ("org/name", 512, True)
         assert (config.server.api_keys, config.engine.extra) == (["k1", "k2"], {"seed": 7})
         assert config.server.tool_call_parser is None
+
+    def test_off_is_a_word_and_only_true_and_false_are_booleans(self, folder: Path) -> None:
+        assert load("two", ["speculation.mode=off"], folder).speculation.mode is DepthMode.OFF
+        in_file = write(folder, f"{TWO_LANES}speculation: {{mode: off}}\nshare_cores: true\n")
+        assert load(in_file).speculation.mode is DepthMode.OFF
+        assert load(in_file).share_cores and not load(in_file, ["share_cores=False"]).share_cores
+        words = load(in_file, ["server.extra={a: on, b: no, c: y, d: Yes, e: TRUE, f: tru}"]).server.extra
+        assert words == {"a": "on", "b": "no", "c": "y", "d": "Yes", "e": True, "f": "tru"}
+        with pytest.raises(ConfigError, match="Expected `bool`, got `str`"):
+            load("two", ["share_cores=yes"], folder)
 
     def test_a_position_reaches_into_a_list(self, folder: Path) -> None:
         config = load("two", ["lanes.0.cores=3", "lanes.1={id: c, cores: [4, 5]}"], folder)

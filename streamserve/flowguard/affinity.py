@@ -33,7 +33,7 @@ class LMetric:
         lanes = self._table.read(signals)
         cached = self._caches.look(request, lanes)
         tokens = lanes.prefill_tokens + np.maximum(1.0, request.prompt_tokens - cached.tokens)
-        half = 0.5 * lanes.batch()
+        half = 0.5 * lanes.batch
         products = tokens[:, None] * (1.0 + half[:, None] + half[None, :])
         prefill, decode = self._topology.least(field.roomy, products)
         self._caches.sent(cached, lanes, prefill, decode)

@@ -86,6 +86,7 @@ class Topology:
         self._pairs = pairs
         self._lanes: tuple[LaneId, ...] = ()
         self._configured: Mask = np.zeros((0, 0), bool)
+        self._some_here = False
         self._chosen_at: NDArray[np.int64] = np.zeros((0, 0), np.int64)
         self._choices = 0
 
@@ -97,12 +98,16 @@ class Topology:
         lanes = tuple(signals.lanes)
         if lanes != self._lanes:
             self._lay_out(lanes)
-        ready = np.array([snapshot.state is LaneState.READY for snapshot in signals.lanes.values()], bool)
-        mask = self._configured & ready[:, None] & ready[None, :]
-        degraded = not mask.any()
+        mask = self._configured
+        is_ready = [snapshot.state is LaneState.READY for snapshot in signals.lanes.values()]
+        degraded = not self._some_here
+        if degraded or not all(is_ready):
+            ready = np.array(is_ready, bool)
+            mask = mask & ready[:, None] & ready
+            degraded = not mask.any()
         if degraded:
             mask = np.diag(ready)
-            if not ready.any():
+            if not any(is_ready):
                 states = ", ".join(f"{lane} {snapshot.state}" for lane, snapshot in signals.lanes.items())
                 raise NoLane(f"no lane is ready ({states}); retry in a few seconds")
         elif not request.splittable:
@@ -140,8 +145,10 @@ class Topology:
         for turn, (prefill, decode) in enumerate(self._pairs):
             if prefill in places and decode in places:
                 self._configured[places[prefill], places[decode]] = True
-                # Whoever was never chosen comes first, in the order of the configuration.
+                # Who was never chosen comes first, in the order of the configuration.
                 self._chosen_at[places[prefill], places[decode]] = turn - len(self._pairs)
+        self._configured.setflags(write=False)
+        self._some_here = bool(self._configured.any())
 
 
 def _if_any(mask: Mask, otherwise: Mask) -> Mask:

@@ -80,13 +80,13 @@ class Predictor:
         price_s = lanes.prefill_token_s * prefill_factor
         work_s = uncached * price_s
         queued_s = lanes.prefill_tokens * price_s
-        steps = np.ceil((lanes.prefill_tokens + uncached) / STEP_TOKENS) + 0.5 * (lanes.decoding > 0)
-        prefill_s = work_s + queued_s + steps * lanes.step_s * prefill_factor
+        steps = np.ceil((lanes.prefill_tokens + uncached) / STEP_TOKENS) + lanes.step_wait
+        prefill_s = work_s + queued_s + steps * (lanes.step_s * prefill_factor)
         stretch = tpot_factor / (1.0 - np.minimum(prefilling, MOST_PREFILLING))
         tpot_s = lanes.tpot_one_more_s * stretch
         together = min(expected, self._lengths.remaining_tokens)
-        slower_s = (tpot_s - lanes.tpot_s * stretch) * (together * lanes.decoding)
-        stalled_s = lanes.batch() * work_s
+        slower_s = lanes.slower_s * stretch * together
+        stalled_s = lanes.batch * work_s
 
         first_s = prefill_s[block.rows][:, None]
         join_s = lanes.transfer_s + 0.5 * lanes.step_s

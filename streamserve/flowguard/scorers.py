@@ -1,6 +1,6 @@
 """Scorers: how good each pair is in one respect, 0..1; the README beside this file explains each.
 
-A scorer returns a matrix of prefill lanes x decode lanes, or one that broadcasts to it.
+A scorer returns a matrix of prefill lanes x decode lanes, or what broadcasts to one.
 """
 
 from collections.abc import Callable, Mapping
@@ -34,19 +34,24 @@ class View:
         """A vector over all lanes as the rows' column, another as the columns' row."""
         return of_prefill[self.block.rows][:, None], of_decode[self.block.columns]
 
+    def least_over(self, costs: Floats) -> Floats:
+        """The least cost of any candidate over this pair's. What else is in the matrix may come out above 1."""
+        scores: Floats = (costs[self.mask].min() + TINY) / (costs + TINY)
+        return scores
 
-Scorer = Callable[[View], Floats]
+
+Scorer = Callable[[View], Floats | float]
 
 
 def latency(view: View) -> Floats:
     """The least predicted cost over this pair's: own end-to-end time and what it costs the others."""
-    return _least_over(view.forecast.cost_s, view.mask)
+    return view.least_over(view.forecast.cost_s)
 
 
-def slo(view: View) -> Floats:
+def slo(view: View) -> Floats | float:
     """The chance that the request keeps its SLOs, as if latencies were log-logistic about the prediction."""
     wish = view.request.slo
-    chance = np.ones((1, 1))
+    chance: Floats | float = 1.0
     if wish.ttft_s is not None:
         chance = chance / (1.0 + ((view.waited_s + view.forecast.ttft_s) / max(TINY, wish.ttft_s)) ** SLO_SHAPE)
     if wish.tpot_s is not None:
@@ -62,10 +67,10 @@ def prefix(view: View) -> Floats:
 
 def prefill_batch(view: View) -> Floats:
     """LMetric's product, tokens to prefill x batch size, least over this pair's; a split pair has two half batches."""
-    half = 0.5 * view.lanes.batch()
+    half = 0.5 * view.lanes.batch
     of_prefill, of_decode = view.pick(1.0 + half, half)
     tokens = view.lanes.prefill_tokens[view.block.rows] + view.forecast.uncached_tokens
-    return _least_over(tokens[:, None] * (of_prefill + of_decode), view.mask)
+    return view.least_over(tokens[:, None] * (of_prefill + of_decode))
 
 
 def kv_headroom(view: View) -> Floats:
@@ -109,9 +114,3 @@ SCORERS: Mapping[str, tuple[Scorer, float]] = {
     "device": (device, 0.02),
 }
 """Scorer and default weight, by name."""
-
-
-def _least_over(costs: Floats, mask: Mask) -> Floats:
-    least = np.where(mask, costs, np.inf).min()
-    scores: Floats = np.minimum(1.0, (least + TINY) / (costs + TINY))
-    return scores

@@ -52,12 +52,15 @@ class Suspicion:
             self._busy_since = np.full(len(lanes.lanes), np.inf)
         # A lane that was idle reports nothing: its silence counts from when it got work.
         self._busy_since = np.where(lanes.own_requests > 0, np.minimum(self._busy_since, at_s), np.inf)
-        silent: Mask = np.minimum(lanes.age_s, at_s - self._busy_since) > self._stale_s
+        silent: Mask = lanes.age_s > self._stale_s
+        if some_silent := bool(silent.any()):
+            silent &= at_s - self._busy_since > self._stale_s
+            some_silent = bool(silent.any())
         for lane in lanes.restarted:
             self._restarted_at[lane] = at_s
             self._failed.discard(lane)
             self._slow.pop(lane, None)
-        if not (self._failed or self._slow or self._restarted_at or silent.any()):
+        if not (self._failed or self._slow or self._restarted_at or some_silent):
             return Doubts(silent, (None,) * len(lanes.lanes), silent)
         reasons = tuple(self._why(lane, bool(quiet), at_s) for lane, quiet in zip(lanes.lanes, silent, strict=True))
         suspects = np.array([reason is not None for reason in reasons], bool)

@@ -1,17 +1,19 @@
 """LaneTable: the signals of all lanes as vectors, gathered once per decision."""
 
+import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from streamserve.flowguard.knots import Knots
-from streamserve.flowguard.pairs import Floats, Mask
+from streamserve.flowguard.pairs import Floats
 from streamserve.signals import DepthMode, DeviceSignals, LaneLoad, LaneSignals, Signals, StepCost
 from streamserve.types import LaneId
 
 IDLE = LaneLoad()
 TRANSFER_S = 0.005
 """Time that KV takes to the other lane, until a lane has reported its own."""
+UNKNOWN = -1.0
 MOST_VERIFIED = 33.0
 WARM_CELSIUS, HOT_CELSIUS = 75.0, 90.0
 """Where a GPU nears its throttling point, and where it surely is throttled."""
@@ -19,159 +21,161 @@ WARM_CELSIUS, HOT_CELSIUS = 75.0, 90.0
 
 @dataclass(slots=True, eq=False)
 class LaneVectors:
-    """One entry per lane, in the order of the signals; written once, by `LaneTable`."""
+    """One entry per lane, in the order of the signals. They are views into the `LaneTable`: good until its next read."""
 
     lanes: tuple[LaneId, ...]
-    prefill_requests: Floats
-    """Own counts: never stale."""
+    snapshots: tuple[LaneSignals, ...]
+    restarted: tuple[LaneId, ...]
+    """Lanes that have restarted since the last look."""
+    age_s: Floats
+    transfer_s: Floats
+    """Mean time of fetching KV."""
     prefill_tokens: Floats
+    """Own counts, here and where not said otherwise: never stale."""
     decode_requests: Floats
+    own_requests: Floats
     decoding: Floats
     """Requests that decode, or will: the own count, or the engine's where it is fresh and higher."""
+    batch: Floats
+    """Those, and the requests whose prompts are computed or wait."""
     waiting: Floats
     """Requests whose prompts wait: the own count, or the engine's where it is fresh and higher."""
     reported_waiting: Floats
     """As the engine said last, however long ago."""
     reported_running: Floats
-    age_s: Floats
     kv_used: Floats
     kv_per_token: Floats
     """Share of the KV cache that one token takes, 0 = not known."""
     prefill_token_s: Floats
-    transfer_s: Floats
-    """Mean time of fetching KV."""
-    step_output: Floats
-    pressure: Floats
-    tpot_s: Floats
-    """Seconds per output token as things are."""
-    tpot_one_more_s: Floats
-    """The same with one more request in the batch."""
     step_s: Floats
     """Seconds of a step without prompt tokens."""
-    snapshots: tuple[LaneSignals, ...]
-    restarted: tuple[LaneId, ...]
-    """Lanes that have restarted since the last look."""
+    step_wait: Floats
+    """Steps to wait for the next to begin: half a one where requests decode."""
+    step_output: Floats
+    tpot_one_more_s: Floats
+    """Seconds per output token with one more request in the batch."""
+    slower_s: Floats
+    """Seconds that one more request costs those that decode, together, for each token they make."""
+    pressure: Floats
+    """How near a limit the device is, 0..1."""
 
-    @property
-    def own_requests(self) -> Floats:
-        return self.prefill_requests + self.decode_requests
 
-    def batch(self) -> Floats:
-        """Requests on each lane, of either kind."""
-        return self.prefill_requests + self.decoding
+class _Source(NamedTuple):
+    """All that a lane's row is made from."""
+
+    snapshot: LaneSignals
+    load: LaneLoad
+    cost: StepCost
+    fresh: bool
 
 
 class LaneTable:
-    """Turns signals into vectors; a snapshot that was seen before costs next to nothing.
+    """Turns signals into vectors, one row of numbers per lane.
 
+    A row is made anew only when something that it depends on is another object than before: at a handful of lanes,
+    plain floats are faster than vectors of that length, and lanes that have not reported cost next to nothing.
     stale_s: what an engine said longer ago than this counts for less than our own counts.
     """
 
     def __init__(self, stale_s: float = 2.0) -> None:
         self._stale_s = stale_s
         self._lanes: tuple[LaneId, ...] = ()
-        self._seen: list[LaneSignals] = []
-        self._rows: list[tuple[float, ...]] = []
-        self._columns: Floats = np.zeros((10, 0))
-        self._drafting: tuple[Floats, Floats, Mask] = (np.zeros(0), np.zeros(0), np.zeros(0, bool))
-        self._knots = Knots()
+        self._sources: list[_Source | None] = []
+        self._rows: Floats = np.zeros((0, ROW))
+        self._transfer_s: Floats = np.zeros(0)
 
     def read(self, signals: Signals) -> LaneVectors:
         """The vectors of these signals; what is missing or not a number counts as 0."""
         lanes = tuple(signals.lanes)
-        restarted = self._refresh(lanes, list(signals.lanes.values()))
-        at_s, running, waiting, kv_used, kv_per_token, step_output, pressure, transfer_s = self._columns[:8]
-        load = [signals.load.get(lane, IDLE) for lane in lanes]
-        own = np.array([(one.prefill_requests, one.prefill_tokens, one.decode_requests) for one in load], float)
-        prefill_requests, prefill_tokens, decode_requests = own.T
-        age_s = signals.at_s - at_s
-        fresh = age_s <= self._stale_s
-        # Nothing that an engine said long ago counts: not even that it is idle.
-        decoding = np.maximum(decode_requests, (running - prefill_requests) * fresh)
-        tpot_s, tpot_one_more_s, step_s = self._pace(decoding)
-        return LaneVectors(
-            lanes,
-            prefill_requests,
-            prefill_tokens,
-            decode_requests,
-            decoding,
-            np.maximum(prefill_requests, waiting * fresh),
-            waiting,
-            running,
-            age_s,
-            kv_used,
-            kv_per_token,
-            self._knots.prefill_token_s,
-            transfer_s,
-            step_output,
-            pressure,
-            tpot_s,
-            tpot_one_more_s,
-            step_s,
-            tuple(self._seen),
-            restarted,
-        )
-
-    def _refresh(self, lanes: tuple[LaneId, ...], snapshots: list[LaneSignals]) -> tuple[LaneId, ...]:
         if lanes != self._lanes:
             self._lanes = lanes
-            self._seen = snapshots
-            self._rows = [_row(snapshot) for snapshot in snapshots]
-            self._tabulate()
-            return ()
-        changed = [place for place, snapshot in enumerate(snapshots) if snapshot is not self._seen[place]]
-        if not changed:
-            return ()
-        restarted = tuple(lanes[place] for place in changed if snapshots[place].restarts != self._seen[place].restarts)
-        self._seen = snapshots
-        for place in changed:
-            self._rows[place] = _row(snapshots[place])
-        self._tabulate()
-        return restarted
+            self._sources = [None] * len(lanes)
+            self._rows = np.zeros((len(lanes), ROW))
+        snapshots = tuple(signals.lanes.values())
+        restarted = self._refresh(snapshots, signals)
+        at_s, _, *columns = self._rows.T
+        return LaneVectors(lanes, snapshots, restarted, signals.at_s - at_s, self._transfer_s, *columns)
 
-    def _tabulate(self) -> None:
-        costs = _costs(self._seen)
-        self._knots.refresh(costs, [snapshot.at_s for snapshot in self._seen])
-        table = np.array(self._rows, float)
-        if not np.isfinite(table).all():
-            table = np.nan_to_num(table, posinf=0.0, neginf=0.0)
-        self._columns = table.T
-        self._drafting = table[:, 8], table[:, 5], table[:, 9] > 0
-        transfer_s = table[:, 7]
-        if (transfer_s < 0).any():
-            known = transfer_s >= 0
-            transfer_s[~known] = transfer_s[known].mean() if known.any() else TRANSFER_S
-
-    def _pace(self, decoding: Floats) -> tuple[Floats, Floats, Floats]:
-        """Seconds per output token now and with one more request, and of a step now."""
-        requests = np.maximum(1.0, decoding)
-        verified, gained, adaptive = self._drafting
-        more = requests + 1.0
-        now_s, more_s, step_s, step_more_s = self._knots.step_s(
-            np.array((requests, more, requests * verified, more * verified))
-        )
-        drafting_s, drafting_more_s = step_s / gained, step_more_s / gained
-        # A lane that chooses its depth does not speculate where that costs more than it gains.
-        tpot_s = np.where(adaptive, np.minimum(drafting_s, now_s), drafting_s)
-        tpot_more_s = np.where(adaptive, np.minimum(drafting_more_s, more_s), drafting_more_s)
-        step_s = np.where(adaptive & (drafting_s > now_s), now_s, step_s)
-        return tpot_s, np.maximum(tpot_s, tpot_more_s), step_s
+    def _refresh(self, snapshots: tuple[LaneSignals, ...], signals: Signals) -> tuple[LaneId, ...]:
+        restarted: list[LaneId] = []
+        changed = False
+        typical = _typical_cost(snapshots)
+        earliest_s = signals.at_s - self._stale_s
+        load_of = signals.load.get
+        for place, snapshot in enumerate(snapshots):
+            load = load_of(snapshot.lane, IDLE)
+            cost = snapshot.cost if typical is None or snapshot.cost.steps > 0 else typical
+            fresh = snapshot.at_s >= earliest_s
+            known = self._sources[place]
+            if known is not None:
+                if known.snapshot is snapshot and known.load is load and known.cost is cost and known.fresh is fresh:
+                    continue
+                if known.snapshot.restarts != snapshot.restarts:
+                    restarted.append(snapshot.lane)
+            self._sources[place] = source = _Source(snapshot, load, cost, fresh)
+            self._rows[place] = _row(source)
+            changed = True
+        if changed:
+            self._transfer_s = _transfer_s(self._rows[:, 1])
+        return tuple(restarted)
 
 
-def _row(lane: LaneSignals) -> tuple[float, ...]:
+ROW = 19
+"""Numbers of a row: when the lane reported, its own transfer time, and what `LaneVectors` names from there on."""
+
+
+def _row(source: _Source) -> tuple[float, ...]:
+    lane, load, cost, fresh = source
+    # Nothing that an engine said long ago counts: not even that it is idle.
+    running, waiting = (lane.running, lane.waiting) if fresh else (0, 0)
+    decoding = max(load.decode_requests, running - load.prefill_requests)
+    step_s, tpot_s = _pace(lane, cost, max(1, decoding))
+    tpot_one_more_s = max(tpot_s, _pace(lane, cost, max(1, decoding) + 1)[1])
     transfer_s = lane.transfer_s.slow_s
-    return (
+    row = (
         lane.at_s,
-        lane.running,
+        UNKNOWN if transfer_s is None else transfer_s,
+        load.prefill_tokens,
+        load.decode_requests,
+        load.requests,
+        decoding,
+        load.prefill_requests + decoding,
+        max(load.prefill_requests, waiting),
         lane.waiting,
+        lane.running,
         lane.kv_used,
         1.0 / lane.kv_tokens if lane.kv_tokens > 0 else 0.0,
+        max(0.0, cost.prefill_token_s),
+        step_s,
+        0.5 if decoding else 0.0,
         max(1.0, lane.step_output),
+        tpot_one_more_s,
+        (tpot_one_more_s - tpot_s) * decoding,
         _pressure(lane.device),
-        -1.0 if transfer_s is None else transfer_s,
-        _verified(lane),
-        lane.depth is None or lane.depth.mode is not DepthMode.FIXED,
     )
+    # One test for all of them: whatever is not finite makes the sum so.
+    return row if math.isfinite(sum(row)) else tuple(value if math.isfinite(value) else 0.0 for value in row)
+
+
+def _pace(lane: LaneSignals, cost: StepCost, requests: int) -> tuple[float, float]:
+    """Seconds of a step, and per output token, with this many requests that decode."""
+    drafting_s = cost.decode_step_s(requests * _verified(lane))
+    tpot_s = drafting_s / max(1.0, lane.step_output)
+    if lane.depth is not None and lane.depth.mode is DepthMode.FIXED:
+        return drafting_s, tpot_s
+    # A lane that chooses its depth does not speculate where that costs more than it gains.
+    plain_s = cost.decode_step_s(requests)
+    return (plain_s, plain_s) if plain_s < tpot_s else (drafting_s, tpot_s)
+
+
+def _transfer_s(reported_s: Floats) -> Floats:
+    """Each lane's mean transfer time; where it has none yet, that of the others."""
+    transfer_s = reported_s.tolist()
+    if min(transfer_s) >= 0:
+        return reported_s
+    known = [value for value in transfer_s if value >= 0]
+    typical = sum(known) / len(known) if known else TRANSFER_S
+    return np.array([value if value >= 0 else typical for value in transfer_s])
 
 
 def _pressure(device: DeviceSignals) -> float:
@@ -187,15 +191,13 @@ def _pressure(device: DeviceSignals) -> float:
     return min(1.0, max(memory, heat, 0.5 * max(busy, device.gpu_busy or 0.0)))
 
 
-def _costs(snapshots: list[LaneSignals]) -> list[StepCost]:
-    """Each lane's step cost; where it is only a guess, that of the median lane among those that have learned theirs."""
-    costs = [snapshot.cost for snapshot in snapshots]
-    learned = [cost for cost in costs if cost.steps > 0]
-    if len(learned) in (0, len(costs)):
-        return costs
+def _typical_cost(snapshots: tuple[LaneSignals, ...]) -> StepCost | None:
+    """What a lane that only guesses its step cost is taken for: the median lane that has learned; None if all have."""
+    learned = [snapshot.cost for snapshot in snapshots if snapshot.cost.steps > 0]
+    if len(learned) in (0, len(snapshots)):
+        return None
     learned.sort(key=lambda cost: cost.step_s(64, 4))
-    typical = learned[len(learned) // 2]
-    return [cost if cost.steps > 0 else typical for cost in costs]
+    return learned[len(learned) // 2]
 
 
 def _verified(lane: LaneSignals) -> float:

@@ -1,19 +1,19 @@
-"""How likely each position of a draft is accepted: a lane's average per position, and what sets a request apart."""
+"""How likely each token of a draft is accepted: a lane's average per kind of token, and what sets a request apart."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-GUESS = (0.45, 0.55, 0.6)
-"""Acceptance of positions 1, 2, 3 and all after, before anything was observed."""
-GUESS_WEIGHT = 2.0
-LANE_DECAY = 0.995
-"""Per draft."""
+from streamserve.specustream.draft import Draft
+
+GUESS_WEIGHT = 4.0
+"""Observations that the guess of a kind counts for."""
+KIND_DECAY = 0.998
+"""Per observation of the kind."""
 REQUEST_DECAY = 0.9
 """Per draft of the request: matches and misses of copied text come in runs."""
 REQUEST_WEIGHT = 4.0
 """Expected acceptances that pull a request to the lane's average."""
 LOWEST, HIGHEST = 0.01, 0.99
-RENORM = 1e9
 
 
 @dataclass(slots=True)
@@ -25,86 +25,71 @@ class _Run:
 
 
 class Acceptance:
-    """Estimates per draft position of one lane; a position is observed only where all before it were accepted.
+    """Estimates per kind of draft token on one lane; a token is observed only where all before it were accepted.
 
-    max_depth: positions kept; later ones count as the last.
+    guesses: per kind, the acceptance before anything was observed.
     """
 
-    def __init__(self, max_depth: int) -> None:
-        positions = max(1, max_depth)
-        self._guess = [GUESS[min(j, len(GUESS) - 1)] for j in range(positions)]
-        self._observed = [0.0] * positions
-        self._accepted = [0.0] * positions
-        self._unit = 1.0
-        """Weight of the next draft: growing it decays all earlier ones at once."""
-        self._lane = list(self._guess)
+    def __init__(self, guesses: Sequence[float]) -> None:
+        self._guess = list(guesses)
+        self._observed = [0.0] * len(guesses)
+        self._accepted = [0.0] * len(guesses)
+        self._lane = list(guesses)
         self._requests: dict[str, _Run] = {}
+        self.drafts = 0
+        """Drafts observed so far."""
 
     @property
     def lane(self) -> tuple[float, ...]:
-        """Per position, the probability of acceptance if all before it were accepted."""
+        """Per kind, the probability of acceptance if all before it were accepted."""
         return tuple(self._lane)
 
-    @property
-    def observations(self) -> float:
-        """Decayed count of drafts whose first position was observed."""
-        return self._observed[0] / self._unit
-
-    def survival(self, request_id: str, length: int) -> list[float]:
-        """Probability that a draft's first 1, 2, ... `length` tokens are all accepted."""
+    def survival(self, request_id: str, kinds: Sequence[int]) -> list[float]:
+        """Probability that a draft's first 1, 2, ... tokens, of these kinds, are all accepted."""
         run = self._requests.get(request_id)
         ratio = run.accepted / run.expected if run else 1.0
         lane = self._lane
         survivals = []
         survival = 1.0
-        for j in range(length):
-            rate = ratio * (lane[j] if j < len(lane) else lane[-1])
+        for kind in kinds:
+            rate = ratio * lane[kind]
             survival *= LOWEST if rate < LOWEST else HIGHEST if rate > HIGHEST else rate
             survivals.append(survival)
         return survivals
 
-    def observe(self, request_id: str, draft: Sequence[int], tokens: Sequence[int]) -> None:
+    def observe(self, request_id: str, draft: Draft, tokens: Sequence[int]) -> int:
         """Learn from a whole draft, however much of it was verified, and the tokens the request then gained.
 
         Up to its first difference from the output a draft is right, whether or not it was verified: exactly so under
         greedy decoding, and without bias under sampling, since the engine accepts a one-token proposal with the
-        probability of sampling it. A draft that was verified deeper shows more positions, because more tokens are
-        gained; what it shows of each is the same.
+        probability of sampling it. A draft that was verified deeper shows more tokens, because more are gained; what
+        it shows of each is the same. Returns how many tokens of the draft were right.
         """
-        positions = min(len(draft), len(tokens))
+        positions = min(len(draft.tokens), len(tokens))
         if not positions:
-            return
+            return 0
         run = self._requests.get(request_id)
         if run is None:
             run = self._requests[request_id] = _Run()
-        self._unit /= LANE_DECAY
-        accepted, expected = 0, 0.0
-        last = len(self._lane) - 1
-        for j in range(positions):
-            place = min(j, last)
-            expected += self._lane[place]
-            right = draft[j] == tokens[j]
-            self._count(place, right)
-            if not right:
+        self.drafts += 1
+        right, expected = 0, 0.0
+        for place in range(positions):
+            kind = draft.kinds[place]
+            expected += self._lane[kind]
+            accepted = draft.tokens[place] == tokens[place]
+            self._count(kind, accepted)
+            if not accepted:
                 break
-            accepted += 1
-        run.accepted = REQUEST_WEIGHT + REQUEST_DECAY * (run.accepted - REQUEST_WEIGHT) + accepted
+            right += 1
+        run.accepted = REQUEST_WEIGHT + REQUEST_DECAY * (run.accepted - REQUEST_WEIGHT) + right
         run.expected = REQUEST_WEIGHT + REQUEST_DECAY * (run.expected - REQUEST_WEIGHT) + expected
-        if self._unit > RENORM:
-            self._renorm()
+        return right
 
     def forget(self, request_id: str) -> None:
         """Drop a finished request; does nothing for an unknown one."""
         self._requests.pop(request_id, None)
 
-    def _count(self, place: int, right: bool) -> None:
-        unit = self._unit
-        self._observed[place] += unit
-        self._accepted[place] += unit * right
-        prior = GUESS_WEIGHT * unit
-        self._lane[place] = (self._accepted[place] + prior * self._guess[place]) / (self._observed[place] + prior)
-
-    def _renorm(self) -> None:
-        self._observed = [count / self._unit for count in self._observed]
-        self._accepted = [count / self._unit for count in self._accepted]
-        self._unit = 1.0
+    def _count(self, kind: int, accepted: bool) -> None:
+        observed = self._observed[kind] = KIND_DECAY * self._observed[kind] + 1
+        right = self._accepted[kind] = KIND_DECAY * self._accepted[kind] + accepted
+        self._lane[kind] = (right + GUESS_WEIGHT * self._guess[kind]) / (observed + GUESS_WEIGHT)

@@ -61,9 +61,9 @@ def target_depths(survivals: Survivals, target: float) -> dict[str, int]:
     }
 
 
-def fixed_depths(lengths: Mapping[str, int], depth: int) -> dict[str, int]:
+def fixed_depths(drafts: Mapping[str, Sequence[object]], depth: int) -> dict[str, int]:
     """The same depth for all, where the drafts are that long."""
-    return {request_id: min(depth, length) for request_id, length in lengths.items()}
+    return {request_id: min(depth, len(draft)) for request_id, draft in drafts.items()}
 
 
 def static_depth(decoding: int) -> int:

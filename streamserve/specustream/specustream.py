@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from streamserve.signals import DepthControl, DepthMode, StepCost
 from streamserve.specustream.acceptance import Acceptance
 from streamserve.specustream.cost import StepCostModel
+from streamserve.specustream.draft import NO_DRAFT, Draft
 from streamserve.specustream.guard import GoodputGuard
 from streamserve.specustream.rule import fixed_depths, goodput_depths, static_depth, target_depths
 
-FEW_OBSERVATIONS = 32.0
+FEW_OBSERVATIONS = 32
 """Below, the lane's acceptance is a guess and no request goes deeper than `FEW_DEPTH`."""
-FEW_DEPTH = 2
+FEW_DEPTH = 4
 FEW_BUCKETS = 3
 """Below, the cost of a step is a guess and depth follows the number of requests, for at most `STATIC_STEPS`."""
 STATIC_STEPS = 64
@@ -23,15 +24,23 @@ PLAIN_AGE = 256
 """Steps after which a step without drafts is taken to see what it costs: all gains are measured against that."""
 PLAIN_EVERY = 32
 """Steps between two such steps, in case the first taught nothing."""
+GUESSES = (0.45, 0.55, 0.6)
+"""Acceptance of positions 1, 2, 3 and all after, before anything was observed."""
+POSITION_RATE = 0.02
+"""Weight of a new draft in the moving average of a position's acceptance."""
 OUTPUT_RATE = 0.05
 """Weight of a new step in the moving average of tokens gained."""
+
+
+Kinds = Mapping[str, Sequence[int]]
+"""Per request, the kind of each draft token that it may be given."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunningDraft:
     """What was drafted for a running request, and the deepest that it may go; None = no cap of its own."""
 
-    tokens: Sequence[int]
+    draft: Draft
     max_depth: int | None = None
 
 
@@ -64,19 +73,31 @@ class SpecuStream:
     """Decides each step's depths under a control that may change at any time and expires.
 
     Per step: `decide`, then `observe` for each request that gained tokens, and `step`, in either order.
-    default: the control without any other. max_depth: the deepest that the lane drafts. clock: seconds.
+    default: the control without any other. max_depth: the deepest that the lane drafts. clock: seconds. guesses: per
+    kind of draft token its acceptance before any was observed; None = the kinds are positions. cost: what is known of
+    steps already.
     """
 
-    def __init__(self, default: DepthControl, max_depth: int, clock: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        default: DepthControl,
+        max_depth: int,
+        clock: Callable[[], float],
+        guesses: Sequence[float] | None = None,
+        cost: StepCostModel | None = None,
+    ) -> None:
         self._default = validated(default)
         self._max_depth = max_depth
         self._clock = clock
         self._set: DepthControl | None = None
         self._set_until_s = 0.0
-        self._acceptance = Acceptance(max_depth)
-        self._cost = StepCostModel()
+        positions = [GUESSES[min(place, len(GUESSES) - 1)] for place in range(max(1, max_depth))]
+        self._acceptance = Acceptance(guesses or positions)
+        self._by_position = positions
+        self.cost_model = cost or StepCostModel()
+        """What was learned of steps."""
         self._guard = GoodputGuard()
-        self._drafts: dict[str, tuple[Sequence[int], int]] = {}
+        self._drafts: dict[str, tuple[Draft, int]] = {}
         self._last: _Step | None = None
         self._steps = 0
         self._preempted_until = 0
@@ -94,8 +115,8 @@ class SpecuStream:
 
     @property
     def acceptance(self) -> tuple[float, ...]:
-        """The lane's acceptance per draft position."""
-        return self._acceptance.lane
+        """Per draft position, a moving average of its acceptance where all before it were accepted."""
+        return tuple(self._by_position)
 
     @property
     def step_output(self) -> float:
@@ -105,7 +126,7 @@ class SpecuStream:
     @property
     def cost(self) -> StepCost:
         """What a step costs, as learned so far."""
-        return self._cost.cost
+        return self.cost_model.cost
 
     @property
     def draft_tokens_total(self) -> int:
@@ -141,29 +162,31 @@ class SpecuStream:
             self._preempted_until = self._steps + PREEMPTED_STEPS
         control = self.control
         cap = self._max_depth if control.max_depth is None else min(control.max_depth, self._max_depth)
-        lengths = {
-            request_id: max(0, min(len(draft.tokens), cap if draft.max_depth is None else min(cap, draft.max_depth)))
+        kinds = {
+            request_id: draft.draft.kinds[: cap if draft.max_depth is None else max(0, min(cap, draft.max_depth))]
             for request_id, draft in drafts.items()
         }
         crowded = kv_used > KV_FULL or self._steps < self._preempted_until
         if control.mode is DepthMode.FIXED:
-            depths = fixed_depths(lengths, control.depth)
+            depths = fixed_depths(kinds, control.depth)
         elif control.mode is DepthMode.OFF or crowded:
-            depths = dict.fromkeys(lengths, 0)
+            depths = dict.fromkeys(kinds, 0)
         elif control.mode is DepthMode.TARGET_ACCEPTANCE:
-            depths = target_depths(self._survivals(lengths), control.target)
+            depths = target_depths(self._survivals(kinds), control.target)
         else:
-            depths = self._best(lengths, decoding, prefill_tokens, control.price)
-        self._drafts = {request_id: (draft.tokens, depths[request_id]) for request_id, draft in drafts.items()}
+            depths = self._best(kinds, decoding, prefill_tokens, control.price)
+        self._drafts = {request_id: (draft.draft, depths[request_id]) for request_id, draft in drafts.items()}
         self._last = _Step(decoding, prefill_tokens, control.mode)
         return depths
 
     def observe(self, request_id: str, tokens: Sequence[int]) -> None:
         """The tokens that a request gained in the step; the whole draft learns from them, verified or not."""
-        draft, depth = self._drafts.pop(request_id, ((), 0))
-        if not draft or not tokens:
+        draft, depth = self._drafts.pop(request_id, (NO_DRAFT, 0))
+        if not draft.tokens or not tokens:
             return
-        self._acceptance.observe(request_id, draft, tokens)
+        right = self._acceptance.observe(request_id, draft, tokens)
+        for place in range(min(right + 1, len(draft.tokens), len(tokens), self._max_depth)):
+            self._by_position[place] += POSITION_RATE * ((place < right) - self._by_position[place])
         accepted = min(depth, len(tokens) - 1)
         self._accepted_tokens += accepted
         if self._last:
@@ -171,7 +194,7 @@ class SpecuStream:
 
     def step(self, step_s: float, prefill_tokens: int, decode_tokens: int, draft_tokens: int) -> None:
         """The step took `step_s` seconds; decode_tokens: one per decoding request and its `draft_tokens`."""
-        self._cost.observe(step_s, prefill_tokens, decode_tokens)
+        self.cost_model.observe(step_s, prefill_tokens, decode_tokens)
         self._draft_tokens += draft_tokens
         if self._last:
             self._last.step_s = step_s
@@ -182,24 +205,24 @@ class SpecuStream:
         self._drafts.pop(request_id, None)
         self._acceptance.forget(request_id)
 
-    def _survivals(self, lengths: Mapping[str, int]) -> dict[str, list[float]]:
+    def _survivals(self, kinds: Kinds) -> dict[str, list[float]]:
         survival = self._acceptance.survival
-        return {request_id: survival(request_id, length) for request_id, length in lengths.items()}
+        return {request_id: survival(request_id, each) for request_id, each in kinds.items()}
 
-    def _best(self, lengths: Mapping[str, int], decoding: int, prefill_tokens: int, price: float) -> dict[str, int]:
+    def _best(self, kinds: Kinds, decoding: int, prefill_tokens: int, price: float) -> dict[str, int]:
         if self._guard.suspended:
-            return dict.fromkeys(lengths, 0)
-        if self._cost.known_buckets < FEW_BUCKETS and self._steps <= STATIC_STEPS:
-            return fixed_depths(lengths, static_depth(decoding))
-        base = max(decoding, len(lengths))
+            return dict.fromkeys(kinds, 0)
+        if self.cost_model.known_buckets < FEW_BUCKETS and self._steps <= STATIC_STEPS:
+            return fixed_depths(kinds, static_depth(decoding))
+        base = max(decoding, len(kinds))
         if prefill_tokens == 0 and self._plain_is_due(base):
-            return dict.fromkeys(lengths, 0)
-        if self._acceptance.observations < FEW_OBSERVATIONS:
-            lengths = {request_id: min(length, FEW_DEPTH) for request_id, length in lengths.items()}
-        return goodput_depths(self._survivals(lengths), base, prefill_tokens, self._cost.cost, price)
+            return dict.fromkeys(kinds, 0)
+        if self._acceptance.drafts < FEW_OBSERVATIONS:
+            kinds = {request_id: each[:FEW_DEPTH] for request_id, each in kinds.items()}
+        return goodput_depths(self._survivals(kinds), base, prefill_tokens, self.cost_model.cost, price)
 
     def _plain_is_due(self, decoding: int) -> bool:
-        age = self._cost.age(decoding)
+        age = self.cost_model.age(decoding)
         if (age is not None and age < PLAIN_AGE) or self._steps - self._plain_at < PLAIN_EVERY:
             return False
         self._plain_at = self._steps
@@ -214,5 +237,5 @@ class SpecuStream:
         self._step_output += OUTPUT_RATE * (gained / last.decoding - self._step_output)
         if last.mode is not DepthMode.SPECUSTREAM:
             return
-        plain_s = self._cost.cost.step_s(last.prefill_tokens, last.decoding)
+        plain_s = self.cost_model.cost.step_s(last.prefill_tokens, last.decoding)
         self._guard.observe(last.decoding, gained, plain_s, last.step_s, bool(last.draft_tokens))

@@ -56,14 +56,15 @@ def engine_arguments(
 
 
 def _speculation_arguments(speculation: SpeculationConfig, max_running: int) -> dict[str, Any]:
+    history = (
+        [speculation.history_lookup_tokens, speculation.history_tokens] if speculation.method == "history" else None
+    )
     ours: dict[str, Any] = {
         "scheduler_cls": "streamserve.lanes.vllm.scheduler.LaneScheduler",
-        "additional_config": {"streamserve": {"control": encoded(speculation.default)}},
+        "additional_config": {"streamserve": {"control": encoded(speculation.default), "history": history}},
     }
     if speculation.method == "none":
         return ours
-    shortest, longest = speculation.lookup_tokens
-    ngram = {"prompt_lookup_min": shortest, "prompt_lookup_max": longest}
     drafting: dict[str, Any] = {
         "method": speculation.method,
         "num_speculative_tokens": speculation.max_depth,
@@ -71,7 +72,13 @@ def _speculation_arguments(speculation: SpeculationConfig, max_running: int) -> 
         # says the same as no table, and the lane's scheduler rewrites it for drafters whose depth costs time.
         "num_speculative_tokens_per_batch_size": [[1, max_running, speculation.max_depth]],
     }
-    drafting |= ngram if speculation.method == "ngram" else {"model": speculation.model}
+    if history:
+        drafting |= {"method": "custom_class", "model": "streamserve.lanes.vllm.silent.SilentProposer"}
+    elif speculation.method == "ngram":
+        shortest, longest = speculation.lookup_tokens
+        drafting |= {"prompt_lookup_min": shortest, "prompt_lookup_max": longest}
+    else:
+        drafting["model"] = speculation.model
     return ours | {"speculative_config": drafting | speculation.extra}
 
 

@@ -25,12 +25,14 @@ from streamserve.lanes.vllm.process import EngineSpec
 from streamserve.lanes.vllm.requests import greedy_request
 from streamserve.lanes.vllm.stats import LaneMeter
 from streamserve.protocols import Lane, Progress, TokenStream
-from streamserve.signals import DepthControl, DeviceSignals, LaneSignals
+from streamserve.signals import DepthControl, DepthMode, DeviceSignals, LaneSignals
 from streamserve.types import KVHandle, LaneId, LaneState, Prefilled, Request
 
-WARM_UP_PROMPT = (1, 2, 3, 4) * 8
-"""Repeats itself, so that the drafter finds something; shorter than a KV block, so that nothing of it is cached."""
-WARM_UP_TOKENS = 4
+WARM_UP_PROMPT_TOKENS = 32
+"""Fewer than a KV block has, so that nothing of it is cached."""
+WARM_UP_TOKENS = 6
+WARM_UP_BATCHES = (8, 1, 2)
+"""With drafts of any length these give steps of 1 to 70 tokens."""
 
 OnOutputs = Callable[[int, EngineCoreOutputs], None]
 """Told of every engine step: the lane's index and what the engine reported."""
@@ -64,6 +66,7 @@ class VllmLane:
         self._process: EngineProcess | None = None
         self._link: EngineLink | None = None
         self._sampler: DeviceSampler | None = None
+        self._measuring = False
 
     @property
     def id(self) -> LaneId:
@@ -165,10 +168,22 @@ class VllmLane:
         await self._warm_up(self._link)
 
     async def _warm_up(self, link: EngineLink) -> None:
-        """Let the engine compile what its first steps need, for seconds, before a client or a cost model sees it."""
-        stream = await link.submit(greedy_request("warm-up", WARM_UP_PROMPT, WARM_UP_TOKENS).payload)
-        [_ async for _ in stream]
-        await link.call("streamserve_forget")
+        """Let the engine prepare what its first steps of each size need, then measure what later ones cost.
+
+        So no client waits for the first part, and no cost model learns from it; after the second, SpecuStream and
+        FlowGuard decide on measured costs from the first request on.
+        """
+        for measuring in (False, True):
+            await link.call("streamserve_forget")
+            if self._speculation.method != "none":
+                deepest = DepthControl(DepthMode.FIXED, depth=self._speculation.max_depth)
+                await link.call("streamserve_depth", encoded(deepest), 60.0)
+            self._measuring = measuring
+            for requests in WARM_UP_BATCHES:
+                await _run_dry(link, requests)
+        self._measuring = False
+        keep_cost = True
+        await link.call("streamserve_forget", keep_cost)
 
     async def _take_down(self, state: LaneState) -> None:
         self._state = state
@@ -197,9 +212,21 @@ class VllmLane:
 
     def _take_in(self, outputs: EngineCoreOutputs) -> None:
         if self._state is LaneState.STARTING:
+            if self._measuring:
+                self._meter.measure(outputs)
             return
         self._meter.observe(outputs)
         self._on_outputs(self._plan.index, outputs)
+
+
+async def _run_dry(link: EngineLink, requests: int) -> None:
+    """Serve some requests whose prompts repeat themselves, so that the drafter finds something."""
+    streams = []
+    for number in range(requests):
+        prompt = [1 + number + place % 4 for place in range(WARM_UP_PROMPT_TOKENS)]
+        streams.append(await link.submit(greedy_request(f"warm-up-{number}", prompt, WARM_UP_TOKENS).payload))
+    for stream in streams:
+        [_ async for _ in stream]
 
 
 if TYPE_CHECKING:

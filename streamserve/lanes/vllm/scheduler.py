@@ -17,12 +17,15 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
 from streamserve.lanes.vllm.controls import decoded, deepest, encoded
+from streamserve.specustream.cost import StepCostModel
+from streamserve.specustream.draft import NO_DRAFT, Draft, by_position
+from streamserve.specustream.history import HistoryDrafter
 from streamserve.specustream.specustream import RunningDraft, SpecuStream
 
 REPORT = "streamserve"
 """Under this key of a field that no engine of ours uses, a step's report travels to the front."""
 
-DRAFTS_COST_NOTHING = ("ngram",)
+DRAFTS_COST_NOTHING = ("ngram", "custom_class")
 """Drafters that are asked for full drafts at any depth: what is not verified still teaches the rule."""
 
 
@@ -33,7 +36,9 @@ class LaneScheduler(Scheduler):
         super().__init__(*arguments, **keywords)
         speculative = self.vllm_config.speculative_config
         self._max_depth = self.num_spec_tokens if speculative is not None else 0
-        self._free_drafts = speculative is not None and speculative.method in DRAFTS_COST_NOTHING
+        self._model_drafts = speculative is not None and speculative.method not in DRAFTS_COST_NOTHING
+        self._settings = cast(dict[str, Any], self.vllm_config.additional_config)["streamserve"]
+        self._history = HistoryDrafter(*self._settings["history"]) if self._settings["history"] else None
         self._specustream = self._new_specustream()
         self._begun_s = 0.0
         self._step: dict[str, Any] = {}
@@ -65,6 +70,8 @@ class LaneScheduler(Scheduler):
 
     def _free_request(self, request: Request, *arguments: Any, **keywords: Any) -> Any:
         self._specustream.forget(request.request_id)
+        if self._history is not None:
+            self._history.forget(request.request_id)
         return super()._free_request(request, *arguments, **keywords)
 
     def make_stats(self, *arguments: Any, **keywords: Any) -> SchedulerStats | None:
@@ -73,9 +80,9 @@ class LaneScheduler(Scheduler):
             stats.ec_connector_stats = {REPORT: self._report()}
         return stats
 
-    def forget(self) -> None:
-        """Drop what was learned so far: the first steps of an engine compile and are no measure of later ones."""
-        self._specustream = self._new_specustream()
+    def forget(self, keep_cost: bool = False) -> None:
+        """Drop what was learned so far, and the control; what steps cost may be kept."""
+        self._specustream = self._new_specustream(self._specustream.cost_model if keep_cost else None)
         self.rule_cost()
 
     def set_depth(self, control: list[Any] | None, ttl_s: float) -> None:
@@ -88,9 +95,9 @@ class LaneScheduler(Scheduler):
         self._steps, self._rule_s, self._steps_s = 0, 0.0, 0.0
         return cost
 
-    def _new_specustream(self) -> SpecuStream:
-        default = cast(dict[str, Any], self.vllm_config.additional_config)["streamserve"]["control"]
-        return SpecuStream(decoded(default), self._max_depth, time.monotonic)
+    def _new_specustream(self, cost: StepCostModel | None = None) -> SpecuStream:
+        guesses = self._history.guesses() if self._history else None
+        return SpecuStream(decoded(self._settings["control"]), self._max_depth, time.monotonic, guesses, cost)
 
     def _cut_drafts(self) -> None:
         drafts = {}
@@ -100,8 +107,10 @@ class LaneScheduler(Scheduler):
                 prefill_tokens += request.num_prompt_tokens - request.num_computed_tokens
                 continue
             decoding += 1
-            if request.spec_token_ids:
-                drafts[request.request_id] = RunningDraft(request.spec_token_ids, depth_cap(request))
+            cap = depth_cap(request)
+            draft = self._draft(request, cap)
+            if draft.tokens:
+                drafts[request.request_id] = RunningDraft(draft, cap)
         if not decoding:
             return
         prefill_tokens += self._waiting_tokens()
@@ -112,13 +121,21 @@ class LaneScheduler(Scheduler):
             self.kv_cache_manager.usage,
             self._preempted,
         )
-        for request_id in drafts:
-            request = self.requests[request_id]
-            # A new list: vLLM and SpecuStream keep the old one.
-            request.spec_token_ids = request.spec_token_ids[: depths[request_id]]
-        if self.dynamic_sd_lookup is not None and not self._free_drafts:
+        for request_id, running in drafts.items():
+            self.requests[request_id].spec_token_ids = list(running.draft.tokens[: depths[request_id]])
+        if self.dynamic_sd_lookup is not None and self._model_drafts:
             useful = deepest(self._specustream.control, self._max_depth)
             self.dynamic_sd_lookup[1:] = [useful] * (len(self.dynamic_sd_lookup) - 1)
+
+    def _draft(self, request: Request, cap: int) -> Draft:
+        if self._history is None:
+            return by_position(request.spec_token_ids, self._max_depth) if request.spec_token_ids else NO_DRAFT
+        depth = min(cap, self._max_depth)
+        draft = self._history.draft(request.request_id, request.all_token_ids, request.num_prompt_tokens, depth)
+        if not request.use_structured_output:
+            return draft
+        tokens = self.structured_output_manager.validate_tokens(request, list(draft.tokens))
+        return Draft(tokens, draft.kinds[: len(tokens)])
 
     def _note(self, output: SchedulerOutput) -> None:
         self._preempted = bool(output.preempted_req_ids)
@@ -180,8 +197,8 @@ class LaneScheduler(Scheduler):
         return report
 
 
-def depth_cap(request: Request) -> int | None:
-    """The deepest that this request may go; None = no limit of its own.
+def depth_cap(request: Request) -> int:
+    """The deepest that this request may go.
 
     A seeded sampler draws differently at another depth, and vLLM applies min_p and logit_bias to the last token of a
     step only: such requests take one token at a time, instead of being refused as vLLM does.
@@ -196,8 +213,8 @@ def depth_cap(request: Request) -> int | None:
     return left if asked is None else min(left, asked)
 
 
-def _forget(core: EngineCore) -> None:
-    cast(LaneScheduler, core.scheduler).forget()
+def _forget(core: EngineCore, keep_cost: bool = False) -> None:
+    cast(LaneScheduler, core.scheduler).forget(keep_cost)
 
 
 def _set_depth(core: EngineCore, control: list[Any] | None, ttl_s: float) -> None:

@@ -98,6 +98,14 @@ class LaneMeter:
             self._step_s.add(step_s, self._worked_s)
             self._output_rate.add(output_tokens / step_s, self._worked_s, weight=step_s)
 
+    def measure(self, outputs: EngineCoreOutputs) -> None:
+        """Take in what a step cost and what the engine is, and nothing else."""
+        report = take_report(outputs.scheduler_stats) if outputs.scheduler_stats is not None else None
+        if report is not None and "step_s" in report:
+            self._cost.observe(report["step_s"], report.get("prefill_tokens", 0), report.get("decode_tokens", 0))
+            self._report |= {key: report[key] for key in ("max_running", "kv_tokens", "block_tokens") if key in report}
+            self._shown = None
+
     def _observe_stats(self, stats: SchedulerStats) -> None:
         self._steps += 1
         self._running = stats.num_running_reqs
