@@ -144,13 +144,14 @@ def _busy(lanes: Mapping[LaneId, Lane]) -> list[LaneId]:
 
 
 async def forget_prefixes(lanes: Mapping[LaneId, Lane], limit_s: float = IDLE_LIMIT_S) -> None:
-    """Empty the prefix caches of idle lanes, so that a run does not profit from the one before it.
+    """Empty the prefix caches of idle lanes, and their drafters' memory: no run may profit from the one before it.
 
     Lanes that have no way into their engine are left alone. Raises `TimeoutError` when one keeps its cache.
     """
     try:
         async with asyncio.timeout(limit_s):
             for lane in lanes.values():
+                await call(lane, "streamserve_forget_history")
                 # An engine refuses while blocks are in use, as those are that another lane has yet to say it fetched.
                 while await call(lane, "reset_prefix_cache") is False:
                     await asyncio.sleep(IDLE_POLL_S)

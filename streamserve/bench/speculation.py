@@ -4,6 +4,10 @@ Cells are {workload} x {batch}: a batch of requests decodes under each rule in t
 changes with each repeat, and ratios are taken within a repeat. Phases are batches of changing workload and size, one
 after another without a pause for the rule to settle: the changing load that no static depth fits.
 
+Rules named ngram:K are static depths of a second lane on the same core, whose drafts are vLLM's n-gram proposer's: what
+one has without SpecuStream. Texts that a lane wrote are forgotten before every cell and every run through the phases,
+and no prompt comes twice in a run, so nothing is drafted from an earlier run's answer.
+
 Prompts are prefilled beforehand and lie in the prefix cache, so that what a run computes before it decodes is the rest
 of each prompt's last block, the same under every rule. `streamserve.bench.batch` defines the rates: a cell is how fast
 the whole batch decodes so many tokens in all; phases have requests of one length and are judged by all steps until
@@ -14,9 +18,11 @@ their last request ends. Outputs are greedy, so every rule makes the same text (
 
 import argparse
 import random
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +45,8 @@ CELL_TOKENS = {1: 40, 4: 28, 8: 24, 16: 24}
 """Batch size -> tokens per request, on average."""
 PHASES = ("sum:1:64", "alpaca:16:28", "gsm8k:4:32", "sum:8:28", "humaneval:1:48", "alpaca:8:28")
 CONTROL_S = 600.0
+NGRAM = "ngram"
+"""Rules of this name are static depths of a lane whose drafts are vLLM's own."""
 SPARE = 4
 """How many times its share of a cell's tokens a request may make before the batch is full no more."""
 
@@ -73,8 +81,10 @@ Jobs = Mapping[str, Sequence[Job]]
 
 
 def control(rule: str) -> DepthControl:
-    """A rule's text as a depth control: off, fixed:K, target_acceptance:P, specustream or specustream:PRICE."""
+    """A rule as a depth control: off, fixed:K, ngram:K, target_acceptance:P, specustream or specustream:PRICE."""
     mode, _, number = rule.partition(":")
+    if mode == NGRAM:
+        mode = DepthMode.FIXED
     match DepthMode(mode):
         case DepthMode.FIXED:
             return DepthControl(DepthMode.FIXED, depth=int(number))
@@ -108,29 +118,49 @@ def jobs_of_repeat(encoded: Mapping[str, Sequence[tuple[int, ...]]], size: int, 
 
 
 class Bench:
-    """A lane under measurement."""
+    """A lane under measurement, and one with vLLM's own drafts beside it where there are rules for one."""
 
-    def __init__(self, lane: Lane, make: Callable[[str, Job], Request], note: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        lane: Lane,
+        make: Callable[[str, Job], Request],
+        note: Callable[[str], None],
+        ngram_lane: Lane | None = None,
+    ) -> None:
         self._lane = lane
+        self._ngram_lane = ngram_lane
         self._make = make
         self._note = note
         self._runs = 0
 
     async def outputs(self, jobs: Sequence[Job], rule: str, enough: int | None = None) -> list[batch.Output]:
         """A batch under a rule, on an idle lane."""
-        await rig.idle({self._lane.id: self._lane})
-        await self._lane.control(control(rule), CONTROL_S)
+        lane = self._lane_of(rule)
+        await rig.idle({lane.id: lane})
+        await lane.control(control(rule), CONTROL_S)
         self._runs += 1
-        return await batch.run(self._lane, jobs, f"run-{self._runs}", self._make, enough)
+        return await batch.run(lane, jobs, f"run-{self._runs}", self._make, enough)
 
     async def prefill(self, jobs: Jobs) -> None:
         """Have every prompt in the prefix cache."""
-        for each in jobs.values():
-            await self.outputs(each, "off")
+        for rule in ("off", f"{NGRAM}:0") if self._ngram_lane else ("off",):
+            for each in jobs.values():
+                await self.outputs(each, rule)
+
+    async def forget(self) -> None:
+        """Have the lane forget the texts it wrote: another run is to write the same."""
+        await rig.call(self._lane, "streamserve_forget_history")
+
+    def _lane_of(self, rule: str) -> Lane:
+        if not rule.startswith(NGRAM):
+            return self._lane
+        assert self._ngram_lane is not None, "main() starts it where a rule needs it"
+        return self._ngram_lane
 
     async def cell(self, at: Phase, jobs: Jobs, rule: str) -> tuple[Rate, float]:
         """Rate of the full batch over batch x tokens, and the longest gap."""
-        sized = _sized(Phase(at.workload, at.batch, SPARE * at.tokens), jobs)
+        sized = _sized(Phase(at.workload, at.batch, SPARE * at.tokens), jobs[at.workload])
+        await self.forget()
         made, gaps = await steady(partial(self.outputs, sized, rule, at.batch * at.tokens), self._note)
         return batch.full_batch_rate([each.pieces for each in made]), gaps.machine_s
 
@@ -138,8 +168,15 @@ class Bench:
         """Rate of each phase, run through without a pause, and the longest gap."""
 
         async def run_through() -> list[Rate]:
+            await self.forget()
+            left = {workload: iter(each) for workload, each in jobs.items()}
             return [
-                batch.until_last_rate([each.pieces for each in await self.outputs(_sized(at, jobs), rule)])
+                batch.until_last_rate(
+                    [
+                        each.pieces
+                        for each in await self.outputs(_sized(at, list(islice(left[at.workload], at.batch))), rule)
+                    ]
+                )
                 for at in through
             ]
 
@@ -147,8 +184,8 @@ class Bench:
         return rates, gaps.machine_s
 
 
-def _sized(at: Phase, jobs: Jobs) -> list[Job]:
-    return [Job(job.prompt_token_ids, at.tokens) for job in jobs[at.workload][: at.batch]]
+def _sized(at: Phase, jobs: Sequence[Job]) -> list[Job]:
+    return [Job(job.prompt_token_ids, at.tokens) for job in jobs[: at.batch]]
 
 
 def cells(workloads: Sequence[str], batches: Sequence[int], tokens: int | None) -> list[Phase]:
@@ -160,7 +197,10 @@ async def measure(bench: Bench, encoded: Mapping[str, Sequence[tuple[int, ...]]]
     """All repeats of all cells and phases."""
     grid = cells(options.workloads, options.batches, options.cell_tokens) if options.cells else []
     through = [phase(text) for text in options.through] if options.phases else []
-    size = max(each.batch for each in [*grid, *through])
+    needs = Counter[str]()
+    for each in through:
+        needs[each.workload] += each.batch
+    size = max([*needs.values(), *(each.batch for each in grid)])
     orders = [rules_of_repeat(options.rules, i, options.static_repeats, options.seed) for i in range(options.repeats)]
     runs = sum(len(order) for order in orders) * len(grid) + len(options.rules) * len(orders) * bool(through)
     progress = report.Progress(runs)
@@ -226,10 +266,14 @@ def _request(name: str, job: Job) -> Request:
 
 async def main(options: Any) -> None:
     config = configuration.load("unified", ["lanes.0.cores=1", "speculation.mode='off'", *options.set])
-    async with rig.live({"lane": config}, lambda lane, stage: print(f"{lane}: {stage}", flush=True)) as ready:
+    configs = {"lane": config}
+    if any(rule.startswith(NGRAM) for rule in options.rules):
+        speculation = msgspec.structs.replace(config.speculation, method="ngram")
+        configs[NGRAM] = msgspec.structs.replace(config, speculation=speculation)
+    async with rig.live(configs, lambda lane, stage: print(f"{lane}: {stage}", flush=True)) as ready:
         encoded = encode(options.prompts, options, ready.tokenizer.encode)
-        (lane,) = ready.sets["lane"].lanes.values()
-        bench = Bench(lane, _request, lambda text: print(text, flush=True))
+        lane, *others = (next(iter(each.lanes.values())) for each in ready.sets.values())
+        bench = Bench(lane, _request, lambda text: print(text, flush=True), *others)
         if options.store:
             await store(bench, encoded, options)
             return

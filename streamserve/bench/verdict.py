@@ -56,7 +56,7 @@ def best_static(rules: PerRule) -> str:
     medians = {
         rule: statistics.median(rate.per_s for rate in repeats.values())
         for rule, repeats in rules.items()
-        if rule == "off" or rule.startswith("fixed:")
+        if _static(rule)
     }
     return max(medians, key=lambda rule: medians[rule])
 
@@ -73,7 +73,11 @@ def whole_of(parts: Sequence[PerRepeat]) -> dict[int, Rate]:
 
 
 def _adaptive(rules: PerRule) -> list[str]:
-    return [rule for rule in rules if rule != "off" and not rule.startswith("fixed:")]
+    return [rule for rule in rules if not _static(rule)]
+
+
+def _static(rule: str) -> bool:
+    return rule == "off" or rule.startswith(("fixed:", "ngram:"))
 
 
 def _cells(measured: Sequence["Measured"]) -> str:

@@ -1,7 +1,7 @@
 """Caches: how much of a prompt each lane need not compute again."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -11,8 +11,7 @@ from streamserve.flowguard.table import LaneVectors
 from streamserve.types import Request
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Cached:
+class Cached(NamedTuple):
     """One prompt against all caches."""
 
     tokens: Floats

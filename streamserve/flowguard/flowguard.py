@@ -94,7 +94,7 @@ class FlowGuard:
 
         Before room is looked at: a lane that fails everything at once always has room.
         """
-        if not doubts.suspects.any():
+        if not doubts.some:
             return field, None
         trusted = field.without(doubts.suspects)
         # Avoiding nobody, because nobody else can serve, is probe enough.
@@ -165,7 +165,7 @@ def _reason(view: View, place: tuple[int, int], doubts: Doubts, probed: int | No
     if probed is not None:
         return f"probe of {lanes[probed]}: {doubts.reasons[probed]}"
     reason = _split_reason(view, place) if prefill != decode else f"both on {lanes[prefill]}"
-    if doubts.suspects.any():
+    if doubts.some:
         avoided = ", ".join(
             f"{lane} ({why})" for lane, why in zip(lanes, doubts.reasons, strict=True) if why is not None
         )

@@ -1,6 +1,7 @@
 """Which pairs may serve a request now, as a matrix over the lanes, and whose turn it is."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,7 @@ LATEST = np.iinfo(np.int64).max
 DEGRADED = "degraded: no configured pair is ready"
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Candidates:
+class Candidates(NamedTuple):
     """The pairs that can take a request: prefill lanes are rows, decode lanes are columns."""
 
     lanes: tuple[LaneId, ...]

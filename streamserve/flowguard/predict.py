@@ -5,7 +5,7 @@ is learned from results.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,8 +24,7 @@ FEWEST_TOKENS = 8
 """Shorter outputs tell little about TPOT."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Forecast:
+class Forecast(NamedTuple):
     """Predictions for prefill lanes (rows) x decode lanes (columns); vectors where only one of them matters.
 
     All in seconds, from the decision on.
@@ -46,8 +45,7 @@ class Forecast:
     expected_tokens: float
 
 
-@dataclass(frozen=True, slots=True)
-class _Pending:
+class _Pending(NamedTuple):
     prefill_s: float
     """Uncorrected, as the rest."""
     after_prefill_s: float
@@ -80,8 +78,9 @@ class Predictor:
         price_s = lanes.prefill_token_s * prefill_factor
         work_s = uncached * price_s
         queued_s = lanes.prefill_tokens * price_s
-        steps = np.ceil((lanes.prefill_tokens + uncached) / STEP_TOKENS) + lanes.step_wait
-        prefill_s = work_s + queued_s + steps * (lanes.step_s * prefill_factor)
+        tokens = lanes.prefill_tokens + uncached
+        steps = np.ceil(tokens * (1 / STEP_TOKENS)) + lanes.step_wait
+        prefill_s = tokens * price_s + steps * (lanes.step_s * prefill_factor)
         stretch = tpot_factor / (1.0 - np.minimum(prefilling, MOST_PREFILLING))
         tpot_s = lanes.tpot_one_more_s * stretch
         together = min(expected, self._lengths.remaining_tokens)
@@ -89,11 +88,10 @@ class Predictor:
         stalled_s = lanes.batch * work_s
 
         first_s = prefill_s[block.rows][:, None]
-        join_s = lanes.transfer_s + 0.5 * lanes.step_s
+        join_s = (lanes.transfer_s + 0.5 * lanes.step_s)[block.columns]
         # Prompts queued on the decode lane stall it, as far as they are not done when the KV arrives.
-        backlog_s = np.maximum(0.0, queued_s[block.columns] - first_s)
-        gap_s = block.split * (join_s[block.columns] + backlog_s)
-        e2e_s = first_s + gap_s + ((expected - 1.0) * tpot_s)[block.columns]
+        gap_s = block.split * np.maximum(join_s, (join_s + queued_s[block.columns]) - first_s)
+        e2e_s = gap_s + (first_s + ((expected - 1.0) * tpot_s)[block.columns])
         return Forecast(
             uncached_tokens=uncached[block.rows],
             prefill_s=prefill_s[block.rows],

@@ -4,7 +4,7 @@ A scorer returns a matrix of prefill lanes x decode lanes, or what broadcasts to
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -18,8 +18,7 @@ SLO_SHAPE = 4.0
 """How sharply the chance of keeping an SLO falls where the prediction reaches it."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class View:
+class View(NamedTuple):
     """What a scorer sees of one request's candidates."""
 
     request: Request

@@ -1,11 +1,11 @@
 """Suspicion: lanes that are better avoided until they have shown that they work."""
 
 from collections import Counter
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
-from streamserve.flowguard.pairs import Floats, Mask
+from streamserve.flowguard.pairs import Mask
 from streamserve.flowguard.table import LaneVectors
 from streamserve.types import Finish, LaneId, Result
 
@@ -18,14 +18,15 @@ NOTICEABLE_S = 0.1
 """A TTFT that is off by less is nobody's fault."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Doubts:
+class Doubts(NamedTuple):
     """Who is under suspicion now."""
 
     suspects: Mask
     reasons: tuple[str | None, ...]
     probable: Mask
     """Suspects that only another request can clear; a silent lane with work clears itself when it speaks."""
+    some: bool
+    """Whether there are suspects."""
 
 
 class Suspicion:
@@ -39,32 +40,22 @@ class Suspicion:
         self._every = max(1, round(1 / probe_share))
         self._since_probe = 0
         self._probes = 0
-        self._lanes: tuple[LaneId, ...] = ()
-        self._busy_since: Floats = np.zeros(0)
         self._restarted_at: dict[LaneId, float] = {}
         self._failed: set[LaneId] = set()
         self._slow: Counter[LaneId] = Counter()
 
     def observe(self, lanes: LaneVectors, at_s: float) -> Doubts:
         """The doubts after this look at the lanes."""
-        if lanes.lanes != self._lanes:
-            self._lanes = lanes.lanes
-            self._busy_since = np.full(len(lanes.lanes), np.inf)
-        # A lane that was idle reports nothing: its silence counts from when it got work.
-        self._busy_since = np.where(lanes.own_requests > 0, np.minimum(self._busy_since, at_s), np.inf)
-        silent: Mask = lanes.age_s > self._stale_s
-        if some_silent := bool(silent.any()):
-            silent &= at_s - self._busy_since > self._stale_s
-            some_silent = bool(silent.any())
+        silent: Mask = lanes.silent_s > self._stale_s
         for lane in lanes.restarted:
             self._restarted_at[lane] = at_s
             self._failed.discard(lane)
             self._slow.pop(lane, None)
-        if not (self._failed or self._slow or self._restarted_at or some_silent):
-            return Doubts(silent, (None,) * len(lanes.lanes), silent)
+        if not (self._failed or self._slow or self._restarted_at or silent.any()):
+            return Doubts(silent, (None,) * len(lanes.lanes), silent, False)
         reasons = tuple(self._why(lane, bool(quiet), at_s) for lane, quiet in zip(lanes.lanes, silent, strict=True))
         suspects = np.array([reason is not None for reason in reasons], bool)
-        return Doubts(suspects, reasons, suspects & ~silent)
+        return Doubts(suspects, reasons, suspects & ~silent, bool(suspects.any()))
 
     def probe(self, probable: Mask) -> int | None:
         """The place of the suspect that should get this request, if its turn has come."""

@@ -21,13 +21,14 @@ WARM_CELSIUS, HOT_CELSIUS = 75.0, 90.0
 
 @dataclass(slots=True, eq=False)
 class LaneVectors:
-    """One entry per lane, in the order of the signals. They are views into the `LaneTable`: good until its next read."""
+    """One entry per lane, in the order of the signals; views into the `LaneTable`, good until its next read."""
 
     lanes: tuple[LaneId, ...]
     snapshots: tuple[LaneSignals, ...]
     restarted: tuple[LaneId, ...]
     """Lanes that have restarted since the last look."""
-    age_s: Floats
+    silent_s: Floats
+    """How long each lane has had work and said nothing; far below 0 where it has no work."""
     transfer_s: Floats
     """Mean time of fetching KV."""
     prefill_tokens: Floats
@@ -67,6 +68,8 @@ class _Source(NamedTuple):
     load: LaneLoad
     cost: StepCost
     fresh: bool
+    busy_since_s: float
+    """When it was first seen with work. An idle lane reports nothing: its silence counts from then on."""
 
 
 class LaneTable:
@@ -93,8 +96,8 @@ class LaneTable:
             self._rows = np.zeros((len(lanes), ROW))
         snapshots = tuple(signals.lanes.values())
         restarted = self._refresh(snapshots, signals)
-        at_s, _, *columns = self._rows.T
-        return LaneVectors(lanes, snapshots, restarted, signals.at_s - at_s, self._transfer_s, *columns)
+        heard_s, _, *columns = self._rows.T
+        return LaneVectors(lanes, snapshots, restarted, signals.at_s - heard_s, self._transfer_s, *columns)
 
     def _refresh(self, snapshots: tuple[LaneSignals, ...], signals: Signals) -> tuple[LaneId, ...]:
         restarted: list[LaneId] = []
@@ -107,12 +110,15 @@ class LaneTable:
             cost = snapshot.cost if typical is None or snapshot.cost.steps > 0 else typical
             fresh = snapshot.at_s >= earliest_s
             known = self._sources[place]
+            busy_since_s = signals.at_s
             if known is not None:
                 if known.snapshot is snapshot and known.load is load and known.cost is cost and known.fresh is fresh:
                     continue
                 if known.snapshot.restarts != snapshot.restarts:
                     restarted.append(snapshot.lane)
-            self._sources[place] = source = _Source(snapshot, load, cost, fresh)
+                if known.load.requests:
+                    busy_since_s = known.busy_since_s
+            self._sources[place] = source = _Source(snapshot, load, cost, fresh, busy_since_s)
             self._rows[place] = _row(source)
             changed = True
         if changed:
@@ -121,23 +127,26 @@ class LaneTable:
 
 
 ROW = 19
-"""Numbers of a row: when the lane reported, its own transfer time, and what `LaneVectors` names from there on."""
+"""Numbers of a row: the start of the lane's silence, its own transfer time, and what `LaneVectors` names next."""
+NEVER_S = 1e12
 
 
 def _row(source: _Source) -> tuple[float, ...]:
-    lane, load, cost, fresh = source
+    lane, load, cost, fresh, busy_since_s = source
+    requests = load.requests
     # Nothing that an engine said long ago counts: not even that it is idle.
     running, waiting = (lane.running, lane.waiting) if fresh else (0, 0)
     decoding = max(load.decode_requests, running - load.prefill_requests)
-    step_s, tpot_s = _pace(lane, cost, max(1, decoding))
-    tpot_one_more_s = max(tpot_s, _pace(lane, cost, max(1, decoding) + 1)[1])
+    verified = _verified(lane)
+    step_s, tpot_s = _pace(lane, cost, verified, max(1, decoding))
+    tpot_one_more_s = max(tpot_s, _pace(lane, cost, verified, max(1, decoding) + 1)[1])
     transfer_s = lane.transfer_s.slow_s
     row = (
-        lane.at_s,
+        max(lane.at_s, busy_since_s) if requests else NEVER_S,
         UNKNOWN if transfer_s is None else transfer_s,
         load.prefill_tokens,
         load.decode_requests,
-        load.requests,
+        requests,
         decoding,
         load.prefill_requests + decoding,
         max(load.prefill_requests, waiting),
@@ -157,11 +166,11 @@ def _row(source: _Source) -> tuple[float, ...]:
     return row if math.isfinite(sum(row)) else tuple(value if math.isfinite(value) else 0.0 for value in row)
 
 
-def _pace(lane: LaneSignals, cost: StepCost, requests: int) -> tuple[float, float]:
-    """Seconds of a step, and per output token, with this many requests that decode."""
-    drafting_s = cost.decode_step_s(requests * _verified(lane))
+def _pace(lane: LaneSignals, cost: StepCost, verified: float, requests: int) -> tuple[float, float]:
+    """Seconds of a step, and per output token, with this many requests that decode. verified: tokens, of each."""
+    drafting_s = cost.decode_step_s(requests * verified)
     tpot_s = drafting_s / max(1.0, lane.step_output)
-    if lane.depth is not None and lane.depth.mode is DepthMode.FIXED:
+    if verified == 1.0 or (lane.depth is not None and lane.depth.mode is DepthMode.FIXED):
         return drafting_s, tpot_s
     # A lane that chooses its depth does not speculate where that costs more than it gains.
     plain_s = cost.decode_step_s(requests)

@@ -16,5 +16,5 @@ NO_DRAFT = Draft((), ())
 
 
 def by_position(tokens: Sequence[int], positions: int) -> Draft:
-    """The draft of a drafter that says nothing about its tokens: their kind is their position, the last for all after."""
+    """A draft whose tokens are of the kinds of their positions, the last kind for all after."""
     return Draft(tokens, [min(place, positions - 1) for place in range(len(tokens))])

@@ -3,7 +3,8 @@
 Like prompt lookup (vLLM's n-gram proposer) it needs no model. It differs in three ways: the piece is looked up again
 after every drafted token; in the request's own text and then in what the lane wrote for earlier requests, as suffix
 decoding does (arXiv 2411.04975); and every token comes with a kind, which says where it was found, how long the piece
-was and how often the token followed it. Acceptance differs between kinds from 0.1 to 0.99, and SpecuStream learns it.
+was, whether another token ever followed it, and how often this one did. Acceptance differs between kinds from 0.1 to
+0.99, and SpecuStream learns it.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,18 @@ from streamserve.specustream.draft import NO_DRAFT, Draft
 
 COUNTS = 3
 """A token that followed a piece this often in a row, or oftener, is one kind."""
-TOKEN_BITS = 30
-"""Room for a token in a piece's key: ids up to 2**30 - 2, far beyond any vocabulary; a digit of Python's integers."""
+TOKEN_BITS = 24
+"""Room for a token in a piece's key. Pieces of ids of 2**24 - 1 or more may share a key: worse drafts, no worse output.
+
+Python hashes integers modulo 2**61 - 1: multiples of 24 leave the tokens of a piece well apart there.
+"""
 COUNT_BITS = 2
 COUNT_MASK = (1 << COUNT_BITS) - 1
+DOUBT = 1 << COUNT_BITS
+"""Set in an entry, from its lowest bit: count, doubt, token. Another token has followed the piece before."""
+ENTRY_BITS = COUNT_BITS + 1
+DOUBTED = 0.6
+"""The guess for a token in doubt, over that for one that is not."""
 
 
 class HistoryDrafter:
@@ -39,12 +48,16 @@ class HistoryDrafter:
     @property
     def kinds(self) -> int:
         """How many kinds of tokens there are."""
-        return 2 * self._longest * COUNTS
+        return 2 * self._longest * 2 * COUNTS
 
     def guesses(self) -> list[float]:
-        """Per kind, the acceptance to assume before anything was seen: higher for longer pieces and more repeats."""
+        """Per kind, the acceptance to assume before anything was seen.
+
+        Higher for longer pieces, for more repeats, where nothing else ever followed, and for the request's own text.
+        """
         own = [0.25 + 0.6 * length / max(1, self._longest - 1) for length in range(self._longest)]
-        return [1 - (1 - rate * share) * 0.6**count for share in (1.0, 0.5) for rate in own for count in range(COUNTS)]
+        once = [rate * share * doubt for share in (1.0, 0.5) for rate in own for doubt in (1.0, DOUBTED)]
+        return [1 - (1 - rate) * 0.6**count for rate in once for count in range(COUNTS)]
 
     def draft(self, request_id: str, tokens: Sequence[int], prompt_tokens: int, depth: int) -> Draft:
         """At most `depth` tokens that may follow `tokens`: the request's prompt and all output so far."""
@@ -73,9 +86,9 @@ class HistoryDrafter:
                     break
             else:
                 break
-            token = entry >> COUNT_BITS
+            token = entry >> ENTRY_BITS
             drafted.append(token)
-            kinds.append(kind * COUNTS + (entry & COUNT_MASK) - 1)
+            kinds.append((2 * kind + (entry & DOUBT > 0)) * COUNTS + (entry & COUNT_MASK) - 1)
             window = (window << TOKEN_BITS | token + 1) & masks[-1]
             lengths = min(lengths + 1, longest)
         return Draft(drafted, kinds)
@@ -85,14 +98,15 @@ class HistoryDrafter:
         self._requests.pop(request_id, None)
 
     def _learn(self, text: "_Text", tokens: Sequence[int], prompt_tokens: int) -> None:
-        masks, following, window, place = self._masks, text.following, text.window, text.known
+        place = text.known
         if place >= len(tokens):
             return
+        masks, window = self._masks, text.window
         for token in tokens[place:]:
-            keys = [window & mask for mask in (masks if place >= len(masks) else masks[:place])]
-            _count(following, keys, token)
+            known = masks if place >= len(masks) else masks[:place]
+            _count(text.following, window, known, token)
             if place >= prompt_tokens and self._generation_tokens:
-                _count(self._shared, keys, token)
+                _count(self._shared, window, known, token)
                 self._turn_over()
             window = (window << TOKEN_BITS | token + 1) & masks[-1]
             place += 1
@@ -121,12 +135,15 @@ class _Text:
         self.window = 0
 
 
-def _count(following: dict[int, int], keys: Sequence[int], token: int) -> None:
-    """Note that the token followed these pieces; after another than last time, it starts at one again."""
-    once = token << COUNT_BITS | 1
-    for key in keys:
+def _count(following: dict[int, int], window: int, masks: Sequence[int], token: int) -> None:
+    """Note that the token followed the pieces at the window's end; after another than last time it starts at one."""
+    once = token << ENTRY_BITS | 1
+    for mask in masks:
+        key = window & mask
         entry = following.get(key)
-        if entry is None or entry < once or entry >= once + COUNTS:
+        if entry is None:
             following[key] = once
-        elif entry < once + COUNTS - 1:
+        elif entry >> ENTRY_BITS != token:
+            following[key] = once | DOUBT
+        elif entry & COUNT_MASK < COUNTS:
             following[key] = entry + 1

@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+from streamserve.specustream.draft import Draft, by_position
+
 
 class NgramDrafter:
     """Drafts what followed the longest earlier occurrence of the sequence's end; of several, the earliest.
@@ -38,3 +40,26 @@ class NgramDrafter:
                 if place < end:
                     return self._tokens[place : place + depth]
         return []
+
+
+class NgramDrafts:
+    """A `NgramDrafter` per request; a token's kind is its position, of `positions`."""
+
+    def __init__(self, shortest: int, longest: int, positions: int) -> None:
+        self._lengths = (shortest, longest)
+        self._positions = positions
+        self._requests: dict[str, tuple[NgramDrafter, int]] = {}
+
+    def guesses(self) -> None:
+        """None: kinds are positions."""
+
+    def draft(self, request_id: str, tokens: Sequence[int], prompt_tokens: int, depth: int) -> Draft:
+        """At most `depth` tokens that may follow `tokens`: the request's prompt and all output so far."""
+        drafter, known = self._requests.get(request_id) or (NgramDrafter(*self._lengths), 0)
+        drafter.extend(tokens[known:])
+        self._requests[request_id] = drafter, len(tokens)
+        return by_position(drafter.propose(depth), self._positions)
+
+    def forget(self, request_id: str) -> None:
+        """Drop a request's text."""
+        self._requests.pop(request_id, None)

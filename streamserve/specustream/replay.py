@@ -1,19 +1,21 @@
 """Exact offline replay of depth rules over stored outputs: only the time of a step is a model.
 
-Greedy outputs are fixed by their prompts and n-gram drafts by the tokens before them, so the tokens that any rule would
-have had accepted are known without a model:
+Greedy outputs are fixed by their prompts, and drafts by the text that is known when they are made, so the tokens that
+any rule would have had accepted are known without a model:
 
-    python -m streamserve.specustream.replay OUTPUTS.jsonl --batch 1 4 16 --rules off fixed:3 specustream
+    python -m streamserve.specustream.replay OUTPUTS.jsonl --batch 1 4 16 --rules off fixed:3 specustream oracle
 
 Each line of OUTPUTS has `workload`, `prompt_token_ids` and `output_token_ids`. A phase is one workload at one batch
-size; a rule goes through all phases with what it has learned so far.
+size; a rule goes through all phases with what it has learned so far. Rule `oracle` verifies exactly the draft tokens
+that are right: a bound for every rule with the same drafts. A shared history makes drafts depend a little on the order
+in which requests run, and the time of drafting and deciding counts for nothing here.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from random import Random
@@ -21,37 +23,30 @@ from random import Random
 import yaml
 
 from streamserve.signals import DepthControl, DepthMode, StepCost
-from streamserve.specustream.ngram import NgramDrafter
-from streamserve.specustream.specustream import RunningDraft, SpecuStream
+from streamserve.specustream.history import HistoryDrafter
+from streamserve.specustream.ngram import NgramDrafts
+from streamserve.specustream.playback import Drafter, Output, Tally, loaded, replay
+from streamserve.specustream.specustream import SpecuStream
 
-ONE_CORE = StepCost(((1, 0.033), (4, 0.040), (8, 0.050), (16, 0.075), (32, 0.125), (64, 0.230)))
-"""A lane of one AVX core and a model of 135M parameters."""
+_TOKENS = (1, 4, 8, 12, 16, 24, 32, 48, 64, 96, 128, 192, 240)
+_SECONDS = (0.040, 0.044, 0.046, 0.048, 0.053, 0.060, 0.070, 0.084, 0.096, 0.118, 0.145, 0.187, 0.225)
+ONE_CORE = StepCost(tuple(zip(_TOKENS, _SECONDS, strict=True)))
+"""As measured on a lane of one AVX core and a model of 135M parameters."""
+HISTORY_TOKENS = 32768
+ORACLE = "oracle"
 
 Phase = tuple[str, int]
 """A workload and a batch size."""
 
 
 @dataclass(frozen=True, slots=True)
-class Output:
-    """One stored output; drafts[i] is what is drafted when its first i tokens are known."""
+class Setting:
+    """What all rules share. drafter: makes one without history. noise: sigma of a step's time, log-normal."""
 
-    workload: str
-    tokens: Sequence[int]
-    drafts: Sequence[Sequence[int]] = field(repr=False)
-
-
-@dataclass(slots=True)
-class Tally:
-    """What one rule did in one phase."""
-
-    tokens: int = 0
-    seconds: float = 0.0
-    steps: int = 0
-    draft_tokens: int = 0
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self.tokens / self.seconds
+    drafter: Callable[[], Drafter]
+    cost: StepCost = ONE_CORE
+    noise: float = 0.0
+    max_depth: int = 8
 
 
 def parsed_rule(text: str) -> DepthControl:
@@ -65,78 +60,36 @@ def parsed_rule(text: str) -> DepthControl:
     return DepthControl(mode, price=float(value or 1.0))
 
 
-def loaded(lines: Iterable[str], lookup_tokens: tuple[int, int], max_depth: int) -> list[Output]:
-    """Stored outputs with the drafts at each of their tokens."""
-    outputs = []
-    for line in lines:
-        record = json.loads(line)
-        drafter = NgramDrafter(*lookup_tokens, record["prompt_token_ids"])
-        tokens = record["output_token_ids"]
-        drafts: list[Sequence[int]] = [()]
-        for token in tokens:
-            drafter.extend((token,))
-            drafts.append(drafter.propose(max_depth))
-        outputs.append(Output(record["workload"], tokens, drafts))
-    return outputs
-
-
-def replay(outputs: Sequence[Output], batch: int, specustream: SpecuStream, step_s: Callable[[int], float]) -> Tally:
-    """Run outputs to their ends, `batch` at once; the prefill that gives each its first token takes no time."""
-    tally = Tally()
-    queue = [(f"{place}", output) for place, output in enumerate(outputs) if len(output.tokens) > 1]
-    queue.reverse()
-    running: dict[str, tuple[Output, int]] = {}
-    while queue or running:
-        while queue and len(running) < batch:
-            request_id, output = queue.pop()
-            running[request_id] = (output, 1)
-        drafts = {
-            request_id: RunningDraft(output.drafts[known], len(output.tokens) - known - 1)
-            for request_id, (output, known) in running.items()
-            if output.drafts[known]
-        }
-        decoding = len(running)
-        depths = specustream.decide(drafts, decoding, 0, 0.0, preempted=False)
-        draft_tokens = sum(depths.values())
-        seconds = step_s(decoding + draft_tokens)
-        for request_id, (output, known) in list(running.items()):
-            gained = _gained(output, known, depths.get(request_id, 0))
-            specustream.observe(request_id, gained)
-            running[request_id] = (output, known + len(gained))
-            tally.tokens += len(gained)
-            if known + len(gained) == len(output.tokens):
-                del running[request_id]
-                specustream.forget(request_id)
-        specustream.step(seconds, 0, decoding + draft_tokens, draft_tokens)
-        tally.seconds += seconds
-        tally.steps += 1
-        tally.draft_tokens += draft_tokens
-    return tally
-
-
 def compared(
     outputs: Sequence[Output],
     phases: Sequence[Phase],
     rules: Sequence[str],
-    cost: StepCost,
-    noise: float = 0.0,
-    max_depth: int = 8,
+    setting: Setting,
 ) -> dict[str, dict[Phase, Tally]]:
-    """Each rule through all phases; noise: sigma of a step's time, log-normal."""
+    """Each rule through all phases.
+
+    A drafter serves the phases of one batch size until one comes again: it must not see an output twice, since the
+    second time its drafts would be perfect.
+    """
     tallies: dict[str, dict[Phase, Tally]] = {}
+    noise, max_depth = setting.noise, setting.max_depth
     for rule in rules:
         random = Random(0)
 
         def step_s(tokens: int, random: Random = random) -> float:
-            return cost.decode_step_s(tokens) * random.lognormvariate(-noise * noise / 2, noise)
+            return setting.cost.decode_step_s(tokens) * random.lognormvariate(-noise * noise / 2, noise)
 
-        specustream = SpecuStream(parsed_rule(rule), max_depth, lambda: 0.0)
-        tallies[rule] = {
-            (workload, batch): replay(
-                [output for output in outputs if output.workload == workload], batch, specustream, step_s
-            )
-            for workload, batch in phases
-        }
+        specustream = None
+        if rule != ORACLE:
+            specustream = SpecuStream(parsed_rule(rule), max_depth, lambda: 0.0, setting.drafter().guesses())
+        drafters: dict[int, Drafter] = {}
+        tallies[rule] = {}
+        for workload, batch in phases:
+            served = [output for output in outputs if output.workload == workload]
+            if (workload, batch) in tallies[rule]:
+                del drafters[batch]
+            drafter = drafters.setdefault(batch, setting.drafter())
+            tallies[rule][workload, batch] = replay(served, batch, specustream, drafter, step_s, max_depth)
     return tallies
 
 
@@ -163,14 +116,6 @@ def _cells(tokens_per_s: Mapping[str, float]) -> list[str]:
     return [f"{value:.1f} ({value / best:.3f})" for value in tokens_per_s.values()]
 
 
-def _gained(output: Output, known: int, depth: int) -> Sequence[int]:
-    draft = output.drafts[known]
-    accepted = 0
-    while accepted < depth and draft[accepted] == output.tokens[known + accepted]:
-        accepted += 1
-    return output.tokens[known : known + accepted + 1]
-
-
 def _cost(path: Path | None) -> StepCost:
     if path is None:
         return ONE_CORE
@@ -184,20 +129,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("outputs", type=Path)
     parser.add_argument("--batch", type=int, nargs="+", default=[1, 4, 8, 16])
     parser.add_argument(
-        "--rules", nargs="+", default=["off", "fixed:1", "fixed:3", "fixed:5", "fixed:8", "specustream"]
+        "--rules", nargs="+", default=["off", "fixed:1", "fixed:3", "fixed:5", "fixed:8", "specustream", ORACLE]
     )
     parser.add_argument("--cost", type=Path, help="YAML or JSON: decode tokens of a step -> its seconds")
     parser.add_argument("--noise", type=float, default=0.0, help="sigma of a step's time, log-normal")
-    parser.add_argument("--lookup", type=int, nargs=2, default=[2, 5], help="shortest and longest n-gram")
+    parser.add_argument("--drafter", choices=["history", "ngram"], default="history")
+    parser.add_argument("--lookup", type=int, nargs=2, default=[2, 5], help="ngram: shortest and longest")
+    parser.add_argument("--longest", type=int, default=6, help="history: longest piece")
+    parser.add_argument("--history", type=int, default=HISTORY_TOKENS, help="history: output tokens remembered")
     parser.add_argument("--max-depth", type=int, default=8)
     options = parser.parse_args(arguments)
-    shortest, longest = options.lookup
     with options.outputs.open() as lines:
-        outputs = loaded(lines, (shortest, longest), options.max_depth)
+        outputs = loaded(lines)
+    drafter: Callable[[], Drafter] = partial(HistoryDrafter, options.longest, options.history)
+    if options.drafter == "ngram":
+        shortest, longest = options.lookup
+        drafter = partial(NgramDrafts, shortest, longest, options.max_depth)
     workloads = list(dict.fromkeys(output.workload for output in outputs))
-    phases = list(product(workloads, options.batch))
-    tallies = compared(outputs, phases, options.rules, _cost(options.cost), options.noise, options.max_depth)
-    sys.stdout.write(table(tallies) + "\n")
+    phases = [(workload, batch) for batch, workload in product(options.batch, workloads)]
+    setting = Setting(drafter, _cost(options.cost), options.noise, options.max_depth)
+    sys.stdout.write(table(compared(outputs, phases, options.rules, setting)) + "\n")
 
 
 if __name__ == "__main__":

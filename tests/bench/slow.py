@@ -17,6 +17,8 @@ class SlowLane(FakeLane):
         self.calls.append(("call", method))
         if method == "streamserve_rule_cost":
             return {"steps": 10, "rule_s": 0.01, "step_s": 1.0}
+        if method != "reset_prefix_cache":
+            return True
         self.refusals -= 1
         return self.refusals < 0
 

@@ -33,12 +33,12 @@ def test_a_busy_lane_is_waited_for() -> None:
     virtual.run(scenario())
 
 
-def test_prefixes_are_forgotten_once_the_engine_lets_go() -> None:
+def test_prefixes_and_texts_are_forgotten_once_the_engine_lets_go() -> None:
     async def scenario() -> None:
         lane = SlowLane()
         lane.refusals = 3
         await rig.forget_prefixes({lane.id: lane})
-        assert lane.calls == [("call", "reset_prefix_cache")] * 4
+        assert lane.calls == [("call", "streamserve_forget_history"), *[("call", "reset_prefix_cache")] * 4]
         lane.refusals = 10_000
         with pytest.raises(TimeoutError, match="lane-0 holds KV blocks"):
             await rig.forget_prefixes({lane.id: lane}, limit_s=2.0)

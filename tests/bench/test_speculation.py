@@ -39,6 +39,7 @@ async def ready_bench() -> tuple[Bench, SlowLane]:
     [
         ("off", DepthControl(DepthMode.OFF)),
         ("fixed:3", DepthControl(DepthMode.FIXED, depth=3)),
+        ("ngram:5", DepthControl(DepthMode.FIXED, depth=5)),
         ("specustream", DepthControl()),
         ("specustream:1.5", DepthControl(price=1.5)),
         ("target_acceptance:0.7", DepthControl(DepthMode.TARGET_ACCEPTANCE, target=0.7)),
@@ -101,6 +102,37 @@ async def test_the_rule_is_set_before_its_batch() -> None:
     await bench.outputs([Job((1,), 2)], "fixed:2")
     assert [kind for kind, _ in lane.calls[-2:]] == ["control", "decode"]
     assert lane.signals().depth == DepthControl(DepthMode.FIXED, depth=2)
+
+
+async def test_vllm_s_own_drafts_are_measured_on_a_lane_of_their_own() -> None:
+    lane, other = SlowLane(), SlowLane()
+    for each in (lane, other):
+        await each.start(lambda lane, stage: None)
+    bench = Bench(lane, make, lambda text: None, other)
+    await bench.outputs([Job((1,), 2)], "ngram:2")
+    assert "decode" not in [kind for kind, _ in lane.calls]
+    assert [kind for kind, _ in other.calls[-2:]] == ["control", "decode"]
+
+
+def test_no_prompt_comes_twice_in_a_run_through_the_phases(tmp_path: Path) -> None:
+    """Else its second output would be drafted from the first."""
+    asked: list[tuple[int, ...]] = []
+
+    def noted(name: str, job: Job) -> Request:
+        asked.append(job.prompt_token_ids)
+        return make(name, job)
+
+    async def scenario() -> None:
+        lane = SlowLane(turn_s=0.001)
+        await lane.start(lambda lane, stage: None)
+        bench = Bench(lane, noted, lambda text: None)
+        through = ["--no-cells", "--rules", "off", "--through", "sum:1:6", "alpaca:2:6", "sum:2:6", "--repeats", "1"]
+        await speculation.measure(bench, ENCODED, options(tmp_path, *through))
+        assert ("call", "streamserve_forget_history") in lane.calls
+
+    virtual.run(scenario())
+    prefilled = len({*ENCODED["sum"], *ENCODED["alpaca"]}) + 1  # alpaca's two prompts fill three places
+    assert sorted(asked[prefilled:]) == sorted([*ENCODED["sum"], *ENCODED["alpaca"]])
 
 
 async def test_stored_outputs_are_the_lane_s_own(tmp_path: Path) -> None:

@@ -70,9 +70,15 @@ class TestSpeculation:
         return engine_arguments("tiny", EngineConfig(max_running=8), plan, SpeculationConfig(**speculation))
 
     def test_ngram_drafts_are_looked_up_in_the_configured_lengths(self) -> None:
-        drafting = self.given(max_depth=5, lookup_tokens=(3, 4))["speculative_config"]
+        drafting = self.given(method="ngram", max_depth=5, lookup_tokens=(3, 4))["speculative_config"]
         assert (drafting["method"], drafting["num_speculative_tokens"]) == ("ngram", 5)
         assert (drafting["prompt_lookup_min"], drafting["prompt_lookup_max"]) == (3, 4)
+
+    def test_drafts_from_history_are_the_schedulers_and_vllm_proposes_nothing(self) -> None:
+        given = self.given(history_lookup_tokens=4, history_tokens=100)
+        assert given["additional_config"]["streamserve"]["history"] == [4, 100]
+        assert given["speculative_config"]["model"] == "streamserve.lanes.vllm.silent.SilentProposer"
+        assert self.given(method="ngram")["additional_config"]["streamserve"]["history"] is None
 
     def test_transferred_requests_are_never_padded_with_drafts(self) -> None:
         assert self.given(max_depth=5)["speculative_config"]["num_speculative_tokens_per_batch_size"] == [[1, 8, 5]]

@@ -1,4 +1,4 @@
-"""What clients and operators may steer on running lanes: depth by hand, wishes in headers, and what can be seen of it."""
+"""What clients and operators may steer on running lanes, and what can be seen of it: depth, wishes, metrics."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -167,14 +167,28 @@ class TestCapOfARequest:
         assert drafted(server) == before
 
     def test_samplings_that_forbid_drafts_are_served_without(self, server: Server) -> None:
-        (token,) = server.tokenize(" cat")
         everywhere(server, "fixed:3")
         before = drafted(server)
-        biased = ask(server, logit_bias={str(token): 100})
-        assert biased.json()["choices"][0]["text"] == " cat" * TOKENS
+        (token,) = server.tokenize(" cat")
+        assert tokens(ask(server, logit_bias={str(token): 1})) == TOKENS
         assert tokens(ask(server, temperature=0.1, min_p=0.2)) == TOKENS
         assert tokens(ask(server, temperature=0.1, seed=5)) == TOKENS
         assert drafted(server) == before
+
+    def test_a_logit_bias_is_obeyed_beside_requests_that_speculate(self, server: Server) -> None:
+        (token,) = server.tokenize(" cat")
+        everywhere(server, "fixed:3")
+        with ThreadPoolExecutor(4) as pool:
+            others = [pool.submit(ask, server, max_tokens=2 * TOKENS) for _ in range(3)]
+            biased = ask(server, logit_bias={str(token): 100})
+            assert [tokens(other.result()) for other in others] == [2 * TOKENS] * 3
+        assert biased.json()["choices"][0]["text"] == " cat" * TOKENS
+
+    def test_min_p_is_obeyed(self, server: Server) -> None:
+        """At 1 only the likeliest token is left, however hot the sampling."""
+        everywhere(server, "fixed:3")
+        greedy = ask(server, max_tokens=4).json()["choices"][0]["text"]
+        assert ask(server, max_tokens=4, temperature=2, min_p=1.0).json()["choices"][0]["text"] == greedy
 
 
 class TestWishes:
@@ -230,10 +244,8 @@ class TestMetrics:
         found = series(server)
         for name in ("lane_state", "dispatched_requests", "steps_total", "depth_mode", "step_cost_seconds"):
             assert {labels["lane"] for labels, _ in found[f"streamserve:{name}"]} == set(LANES), name
-        ready = {
-            labels["lane"]: value for labels, value in found["streamserve:lane_state"] if labels["state"] == "ready"
-        }
-        assert ready == dict.fromkeys(LANES, 1.0)
+        states = {(labels["lane"], labels["state"]): value for labels, value in found["streamserve:lane_state"]}
+        assert [states[lane, "ready"] for lane in LANES] == [1.0, 1.0]
 
     def test_a_request_is_counted_with_the_fate_of_its_slo(self, server: Server) -> None:
         def counted() -> tuple[float, float, dict[str, float]]:

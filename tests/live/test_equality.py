@@ -1,11 +1,13 @@
-"""A stream pair writes what one plain vLLM engine writes."""
+"""A stream pair that splits every request writes what one plain vLLM engine writes."""
 
 import json
 import os
 import random
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,16 @@ PROMPTS = 40
 TOKENS = 64
 BLOCK_TOKENS = 128
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "seven", "red", "birds", "sang", "about", "old", "rivers"]
+
+
+@contextmanager
+def splitting(tmp_path: Path, dtype: str) -> Iterator[Server]:
+    """A server whose only pair prefills on one lane and decodes on the other; speculation is on, as by default."""
+    pair = "pairs=[[lane-0, lane-1]]"
+    with running(
+        tmp_path / "log.txt", "--config", "cpu-pair", "--set", pair, "--set", f"engine.dtype={dtype}"
+    ) as server:
+        yield server
 
 
 def prompts(server: Server) -> list[list[int]]:
@@ -60,26 +72,46 @@ def through_pair(server: Server, prompt: list[int]) -> list[int]:
         temperature=0,
         extra_body={"ignore_eos": True, "return_token_ids": True},
     )
-    assert response.headers["x-streamserve-prefill-lane"] != response.headers["x-streamserve-decode-lane"]
+    assert response.headers["x-streamserve-prefill-lane"] == "lane-0"
+    assert response.headers["x-streamserve-decode-lane"] == "lane-1"
     return list(response.parse().choices[0].token_ids)
 
 
 def test_float32_outputs_are_equal_token_by_token(tmp_path: Path) -> None:
-    with running(tmp_path / "log.txt", "--config", "cpu-pair", "--set", "engine.dtype=float32") as server:
+    with splitting(tmp_path, "float32") as server:
         asked = prompts(server)
+        each_lane_does_its_part(server)
         with ThreadPoolExecutor(8) as pool:
             written = list(pool.map(lambda prompt: through_pair(server, prompt), asked))
+        server.wait_idle()
+        lanes = server.lanes()
     expected = plain(tmp_path, "float32", asked)
     different = [len(prompt) for prompt, a, b in zip(asked, written, expected, strict=True) if a != b]
     assert [len(tokens) for tokens in written] == [TOKENS] * PROMPTS
     assert not different, f"prompt lengths whose outputs differ: {different}"
+    assert lanes["lane-0"]["transfers_total"] == 0 and lanes["lane-1"]["transfers_total"] >= PROMPTS
+    assert lanes["lane-1"]["accepted_tokens_total"] > 0, "speculation took part"
 
 
-def test_bfloat16_outputs_differ_only_where_tokens_nearly_tie(server: Server, tmp_path: Path) -> None:
+def each_lane_does_its_part(server: Server) -> None:
+    """One lane computes the prompt and the first token, the other fetches the KV and computes the rest."""
+    prompt = server.tokenize("Rivers are old, and birds sing about them.")
+    before = server.lanes()
+    through_pair(server, prompt)
+    after = server.lanes()
+    computed = {lane: after[lane]["prompt_tokens_total"] - before[lane]["prompt_tokens_total"] for lane in after}
+    made = {lane: after[lane]["output_tokens_total"] - before[lane]["output_tokens_total"] for lane in after}
+    assert computed["lane-0"] == len(prompt)
+    assert computed["lane-1"] <= 1, "the prompt's KV came from the other lane"
+    assert made == {"lane-0": 1, "lane-1": TOKENS - 1}
+
+
+def test_bfloat16_outputs_differ_only_where_tokens_nearly_tie(tmp_path: Path) -> None:
     """bf16 rounds by the shape of the batch, so near-ties flip; most outputs are still the same from end to end."""
-    asked = prompts(server)
-    with ThreadPoolExecutor(8) as pool:
-        written = list(pool.map(lambda prompt: through_pair(server, prompt), asked))
+    with splitting(tmp_path, "bfloat16") as server:
+        asked = prompts(server)
+        with ThreadPoolExecutor(8) as pool:
+            written = list(pool.map(lambda prompt: through_pair(server, prompt), asked))
     expected = plain(tmp_path, "bfloat16", asked)
     first_tokens = sum(a[0] == b[0] for a, b in zip(written, expected, strict=True))
     same = sum(a == b for a, b in zip(written, expected, strict=True))

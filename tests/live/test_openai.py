@@ -13,13 +13,13 @@ pytestmark = pytest.mark.live
 QUESTION = [{"role": "user", "content": "Explain what a hash table is."}]
 
 
-def test_a_chat_is_prefilled_on_one_lane_and_decoded_on_another(server: Server) -> None:
+def test_a_chat_runs_on_the_lanes_that_its_headers_name(server: Server) -> None:
+    """One lane or two, as FlowGuard finds better; a pair that is forced to split is tried in test_equality."""
     before = server.lanes()
     response = server.openai.chat.completions.with_raw_response.create(
         model=server.model, messages=QUESTION, max_tokens=16, temperature=0, extra_headers={"X-Request-Id": "mine"}
     )
-    assert response.headers["x-streamserve-prefill-lane"] == "lane-0"
-    assert response.headers["x-streamserve-decode-lane"] == "lane-1"
+    prefill, decode = (response.headers[f"x-streamserve-{part}-lane"] for part in ("prefill", "decode"))
     assert response.headers["x-request-id"] == "mine"
     completion = response.parse()
     assert completion.choices[0].message.content.startswith("A hash table is a data structure")
@@ -27,13 +27,16 @@ def test_a_chat_is_prefilled_on_one_lane_and_decoded_on_another(server: Server) 
     after = server.lanes()
     computed = {lane: after[lane]["prompt_tokens_total"] - before[lane]["prompt_tokens_total"] for lane in after}
     made = {lane: after[lane]["output_tokens_total"] - before[lane]["output_tokens_total"] for lane in after}
-    assert computed["lane-0"] == completion.usage.prompt_tokens
-    assert computed["lane-1"] <= 1, "the prompt's KV came from the other lane"
-    assert made == {"lane-0": 1, "lane-1": 15}
+    assert computed[prefill] == completion.usage.prompt_tokens
+    assert sum(computed.values()) <= completion.usage.prompt_tokens + 1, "KV is computed once"
+    expected = {prefill: 16} if prefill == decode else {prefill: 1, decode: 15}
+    assert made == dict.fromkeys(after, 0) | expected
 
 
 def test_streaming_yields_the_same_text_and_usage(server: Server) -> None:
     ask = {"model": server.model, "messages": QUESTION, "max_tokens": 24, "temperature": 0}
+    # With speculation several tokens may come at once.
+    ask["extra_headers"] = {"x-streamserve-max-depth": "0"}
     whole = server.openai.chat.completions.create(**ask)
     parts, usage = [], None
     for chunk in server.openai.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}):
@@ -49,7 +52,8 @@ def test_several_sequences_for_one_prompt(server: Server) -> None:
         model=server.model, messages=QUESTION, max_tokens=8, temperature=1.0, n=3
     )
     assert [choice.index for choice in response.parse().choices] == [0, 1, 2]
-    assert response.headers["x-streamserve-decode-lane"] == "lane-1,lane-1,lane-1"
+    lanes = response.headers["x-streamserve-decode-lane"].split(",")
+    assert len(lanes) == 3 and set(lanes) <= {"lane-0", "lane-1"}
 
 
 def test_several_prompts_in_one_completion(server: Server) -> None:

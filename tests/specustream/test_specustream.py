@@ -5,12 +5,18 @@ from collections.abc import Mapping
 import pytest
 
 from streamserve.signals import DepthControl, DepthMode, StepCost
+from streamserve.specustream.draft import NO_DRAFT, Draft, by_position
 from streamserve.specustream.specustream import RunningDraft, SpecuStream, validated
 
 CHEAP = StepCost(((1, 0.0300), (512, 0.0301)))
 DEAR = StepCost(((1, 0.01), (2, 0.02), (512, 20.0)))
 FIXED = DepthControl(DepthMode.FIXED, depth=3)
 OFF = DepthControl(DepthMode.OFF)
+
+
+def counting(length: int) -> Draft:
+    """0, 1, 2, ... as a drafter would propose that says nothing about its tokens."""
+    return by_position(range(length), 8)
 
 
 class Clock:
@@ -28,7 +34,7 @@ class Lane:
     ) -> None:
         self.clock = Clock()
         self.specustream = SpecuStream(default, 8, self.clock)
-        self.drafts = {f"r{request}": RunningDraft(range(length)) for request in range(requests)}
+        self.drafts = {f"r{request}": RunningDraft(counting(length)) for request in range(requests)}
         self.right = right
         self.cost = cost
 
@@ -69,11 +75,11 @@ def test_caps_of_draft_and_request_hold_in_every_mode() -> None:
     for control in (DepthControl(DepthMode.FIXED, depth=8), DepthControl(DepthMode.TARGET_ACCEPTANCE, target=0.0)):
         specustream = SpecuStream(control, 6, Clock())
         drafts = {
-            "cap": RunningDraft(range(8), 1),
-            "last": RunningDraft(range(8), -1),
-            "short": RunningDraft(range(2)),
-            "none": RunningDraft(()),
-            "free": RunningDraft(range(8)),
+            "cap": RunningDraft(counting(8), 1),
+            "last": RunningDraft(counting(8), -1),
+            "short": RunningDraft(counting(2)),
+            "none": RunningDraft(NO_DRAFT),
+            "free": RunningDraft(counting(8)),
         }
         depths = specustream.decide(drafts, 5, 0, 0.0, preempted=False)
         assert depths == {"cap": 1, "last": 0, "short": 2, "none": 0, "free": 6}
@@ -83,6 +89,31 @@ def test_speculates_deep_where_it_is_right_and_cheap_and_not_where_it_is_dear_or
     assert Lane(DepthControl()).step(100) == {"r0": 8, "r1": 8}
     assert Lane(DepthControl(), cost=DEAR).step(100) == {"r0": 0, "r1": 0}
     assert set(Lane(DepthControl(), requests=16, right=0, cost=StepCost()).step(200).values()) == {0}
+
+
+def test_depth_follows_the_kinds_of_a_draft() -> None:
+    """Tokens of kind 0 are always right and those of kind 1 never."""
+    specustream = SpecuStream(DepthControl(), 8, Clock(), guesses=(0.5, 0.5))
+    cost = StepCost()
+    for _ in range(200):
+        specustream.decide({"r": RunningDraft(Draft([1, 2], [0, 1]))}, 1, 0, 0.0, preempted=False)
+        specustream.observe("r", [1, 9])
+        specustream.step(cost.decode_step_s(3), 0, 3, 2)
+    drafts = {
+        "both": RunningDraft(Draft([1, 2, 3], [0, 0, 1])),
+        "wrong": RunningDraft(Draft([1, 2, 3], [1, 0, 0])),
+    }
+    assert specustream.decide(drafts, 2, 0, 0.0, preempted=False) == {"both": 2, "wrong": 0}
+
+
+@pytest.mark.parametrize("control", [OFF, FIXED, DepthControl(), DepthControl(DepthMode.TARGET_ACCEPTANCE)])
+def test_what_it_learns_of_a_token_does_not_depend_on_the_depth(control: DepthControl) -> None:
+    """All drafts are wrong at their first token, so that every depth shows the same."""
+    lane, other = Lane(control, right=0), Lane(OFF, right=0)
+    for _ in range(50):
+        lane.step()
+        other.step()
+    assert lane.specustream.acceptance == other.specustream.acceptance
 
 
 def test_learns_at_depth_zero() -> None:
@@ -150,7 +181,7 @@ def test_while_acceptance_is_unknown_no_request_goes_deep() -> None:
     lane = Lane(DepthControl(price=0.0))
     for tokens in (2, 8, 64):
         lane.specustream.step(0.03, 0, tokens, 0)
-    assert set(lane.decide().values()) == {2}
+    assert set(lane.decide().values()) == {4}
     assert set(lane.step(100).values()) == {8}
 
 

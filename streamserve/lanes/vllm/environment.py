@@ -1,13 +1,17 @@
 """The environment variables of a lane's process, and why each is set."""
 
 import os
+import secrets
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from streamserve.lanes.vllm.plan import LanePlan
+
+PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST_PORT = 10000
 
 
 def shared(device: str) -> dict[str, str]:
@@ -51,11 +55,18 @@ def of_lane(plan: LanePlan) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that nobody listens on.
+
+    Below the range from which the kernel takes ports for outgoing connections: those come and go by the second, and one
+    may take a port of that range between this look and its use.
+    """
+    lowest_outgoing = int(PORT_RANGE.read_text().split()[0]) if PORT_RANGE.exists() else 32768
+    ports = lowest_outgoing - LOWEST_PORT if lowest_outgoing >= 2 * LOWEST_PORT else 2**16 - LOWEST_PORT
+    while True:
+        port = LOWEST_PORT + secrets.randbelow(ports)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @contextmanager

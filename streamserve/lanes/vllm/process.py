@@ -60,6 +60,9 @@ def _serve(spec: EngineSpec, reports: Connection) -> None:
     from vllm.v1.engine.core import EngineCoreProc
     from vllm.v1.executor import Executor
 
+    from streamserve.lanes.vllm.sampling import keep_min_p_and_logit_bias
+
+    keep_min_p_and_logit_bias()
     reports.send(Report("stage", "reading the model's configuration"))
     config = arguments.vllm_config(spec.arguments)
     reports.send(Report("stage", "loading weights"))

@@ -38,7 +38,7 @@ class LaneScheduler(Scheduler):
         self._max_depth = self.num_spec_tokens if speculative is not None else 0
         self._model_drafts = speculative is not None and speculative.method not in DRAFTS_COST_NOTHING
         self._settings = cast(dict[str, Any], self.vllm_config.additional_config)["streamserve"]
-        self._history = HistoryDrafter(*self._settings["history"]) if self._settings["history"] else None
+        self._history = self._new_history()
         self._specustream = self._new_specustream()
         self._begun_s = 0.0
         self._step: dict[str, Any] = {}
@@ -81,9 +81,14 @@ class LaneScheduler(Scheduler):
         return stats
 
     def forget(self, keep_cost: bool = False) -> None:
-        """Drop what was learned so far, and the control; what steps cost may be kept."""
+        """Drop what was learned so far, the control and the texts; what steps cost may be kept."""
+        self.forget_history()
         self._specustream = self._new_specustream(self._specustream.cost_model if keep_cost else None)
         self.rule_cost()
+
+    def forget_history(self) -> None:
+        """Drop the texts that drafts are made from."""
+        self._history = self._new_history()
 
     def set_depth(self, control: list[Any] | None, ttl_s: float) -> None:
         """Set the depth control; the next step is cut by it."""
@@ -94,6 +99,9 @@ class LaneScheduler(Scheduler):
         cost = {"steps": self._steps, "rule_s": self._rule_s, "step_s": self._steps_s}
         self._steps, self._rule_s, self._steps_s = 0, 0.0, 0.0
         return cost
+
+    def _new_history(self) -> HistoryDrafter | None:
+        return HistoryDrafter(*self._settings["history"]) if self._settings["history"] else None
 
     def _new_specustream(self, cost: StepCostModel | None = None) -> SpecuStream:
         guesses = self._history.guesses() if self._history else None
@@ -217,6 +225,10 @@ def _forget(core: EngineCore, keep_cost: bool = False) -> None:
     cast(LaneScheduler, core.scheduler).forget(keep_cost)
 
 
+def _forget_history(core: EngineCore) -> None:
+    cast(LaneScheduler, core.scheduler).forget_history()
+
+
 def _set_depth(core: EngineCore, control: list[Any] | None, ttl_s: float) -> None:
     cast(LaneScheduler, core.scheduler).set_depth(control, ttl_s)
 
@@ -227,5 +239,6 @@ def _rule_cost(core: EngineCore) -> dict[str, float]:
 
 # The engine core calls its own methods by name when the front asks; these become such methods.
 EngineCore.streamserve_forget = _forget  # type: ignore[attr-defined]
+EngineCore.streamserve_forget_history = _forget_history  # type: ignore[attr-defined]
 EngineCore.streamserve_depth = _set_depth  # type: ignore[attr-defined]
 EngineCore.streamserve_rule_cost = _rule_cost  # type: ignore[attr-defined]
