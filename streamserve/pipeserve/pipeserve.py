@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
 from streamserve.errors import LaneLost, UnknownLane
 from streamserve.protocols import Lane, TokenStream
@@ -28,6 +29,9 @@ class PipeServe:
         sent: output tokens that the client already has; the decode lane alone computes their KV and goes on after them.
         """
         prefill, decode = self._lanes[decision.prefill], self._lanes[decision.decode]
+        if decision.max_depth is not None:
+            caps = [cap for cap in (decision.max_depth, request.max_depth) if cap is not None]
+            request = replace(request, max_depth=min(caps))
         if decision.disaggregated and not sent:
             return Stream(_two_lanes(request, prefill, decode, on_prefilled))
         return Stream(_one_lane(request, decode, on_prefilled, sent))

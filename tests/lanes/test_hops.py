@@ -41,6 +41,14 @@ SAMPLINGS: list[dict[str, Any]] = [
 ]
 
 
+def test_a_cap_on_depth_reaches_the_engine_beside_what_the_client_gave() -> None:
+    request = make_request(extra_args={"own": 1, "max_depth": 5})
+    hop = decode_hop(request, KV, [9], max_depth=2)
+    assert sampling_of(hop).extra_args == {"own": 1, "max_depth": 2, "kv_transfer_params": KV.params}
+    assert sampling_of(request).extra_args == {"own": 1, "max_depth": 5}
+    assert decode_hop(request, None, ()) is request
+
+
 class TestPrefillHop:
     def test_asks_for_one_token_and_to_hold_the_kv(self) -> None:
         hop = prefill_hop(make_request(), continuable=True)

@@ -1,6 +1,8 @@
 """PipeServe: both kinds of stream pair, and nothing left behind however a request ends."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -8,7 +10,8 @@ from hypothesis import strategies as st
 
 from streamserve.errors import LaneLost
 from streamserve.pipeserve.pipeserve import PipeServe
-from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState
+from streamserve.protocols import TokenStream
+from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneState, Request
 from tests.fakes import FakeLane, expected_tokens, make_request, pair, started, ticks
 from tests.flaky import FlakyLane
 from tests.virtual import run
@@ -229,6 +232,24 @@ async def test_a_lane_that_dies_fails_its_stream(lane: str) -> None:
     with pytest.raises(LaneLost, match=f"lane {lane}.*out of memory"):
         await reading
     assert a.idle and b.idle
+
+
+@pytest.mark.parametrize(
+    ("asked", "decided", "cap"), [(None, None, None), (3, None, 3), (None, 2, 2), (3, 2, 2), (1, 2, 1), (0, 2, 0)]
+)
+async def test_the_tighter_cap_on_depth_wins(asked: int | None, decided: int | None, cap: int | None) -> None:
+    caps: list[int | None] = []
+
+    class NotingLane(FakeLane):
+        async def decode(self, request: Request, kv: KVHandle | None = None, sent: Sequence[int] = ()) -> TokenStream:
+            caps.append(request.max_depth)
+            return await super().decode(request, kv, sent)
+
+    lane = NotingLane("a")
+    await lane.start(lambda lane, stage: None)
+    stream = PipeServe({A: lane}).stream(make_request(max_depth=asked), replace(ALONE, max_depth=decided), Calls(lane))
+    _ = [chunk async for chunk in stream]
+    assert caps == [cap]
 
 
 async def test_signals_are_every_lane_s() -> None:

@@ -39,11 +39,18 @@ def prefill_hop(request: EngineCoreRequest, continuable: bool) -> EngineCoreRequ
     return hop
 
 
-def decode_hop(request: EngineCoreRequest, kv: KVHandle | None, sent: Sequence[int]) -> EngineCoreRequest:
-    """The rest of the request after the output tokens `sent`, fetching the prompt's KV if `kv` says where it lies."""
-    if kv is None and not sent:
+def decode_hop(
+    request: EngineCoreRequest, kv: KVHandle | None, sent: Sequence[int], max_depth: int | None = None
+) -> EngineCoreRequest:
+    """The rest of the request after the output tokens `sent`, fetching the prompt's KV if `kv` says where it lies.
+
+    max_depth: the most draft tokens that a step may verify for it, None = as the request itself says.
+    """
+    if kv is None and not sent and max_depth is None:
         return request
     sampling = _sampling(request)
+    if max_depth is not None:
+        sampling.extra_args = {**(sampling.extra_args or {}), "max_depth": max_depth}
     if sampling.max_tokens is not None:
         sampling.max_tokens -= len(sent)
     sampling.min_tokens = max(0, sampling.min_tokens - len(sent))

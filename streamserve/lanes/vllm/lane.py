@@ -116,7 +116,7 @@ class VllmLane:
         return Prefilled(replace(chunk, finish=None), kv)
 
     async def decode(self, request: Request, kv: KVHandle | None = None, sent: Sequence[int] = ()) -> TokenStream:
-        return await self._ready_link().submit(decode_hop(request.payload, kv, sent))
+        return await self._ready_link().submit(decode_hop(request.payload, kv, sent, request.max_depth))
 
     async def release(self, kv: KVHandle) -> None:
         if self._link is not None:

@@ -6,6 +6,7 @@ warm-up, and reads what the rule itself costs.
 """
 
 import time
+from dataclasses import asdict
 from typing import Any, cast
 
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -16,6 +17,7 @@ from vllm.v1.metrics.stats import SchedulerStats
 from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
+from streamserve.lanes.vllm.alternation import Alternation
 from streamserve.lanes.vllm.controls import decoded, deepest, encoded
 from streamserve.specustream.cost import StepCostModel
 from streamserve.specustream.draft import NO_DRAFT, Draft, by_position
@@ -24,6 +26,8 @@ from streamserve.specustream.specustream import RunningDraft, SpecuStream
 
 REPORT = "streamserve"
 """Under this key of a field that no engine of ours uses, a step's report travels to the front."""
+
+ALTERNATING_S = 3600.0
 
 DRAFTS_COST_NOTHING = ("ngram", "custom_class")
 """Drafters that are asked for full drafts at any depth: what is not verified still teaches the rule."""
@@ -43,6 +47,7 @@ class LaneScheduler(Scheduler):
         self._begun_s = 0.0
         self._step: dict[str, Any] = {}
         self._preempted = False
+        self._alternation: Alternation | None = None
         self._rule_s = 0.0
         self._steps_s = 0.0
         self._steps = 0
@@ -93,6 +98,16 @@ class LaneScheduler(Scheduler):
     def set_depth(self, control: list[Any] | None, ttl_s: float) -> None:
         """Set the depth control; the next step is cut by it."""
         self._specustream.set_control(None if control is None else decoded(control), ttl_s)
+
+    def alternate(self, controls: list[list[Any]], steps: int, requests: int) -> None:
+        """Try these controls in turn, `steps` steps each; see `Alternation`. Without any, stop that."""
+        given = [decoded(control) for control in controls]
+        self._alternation = Alternation(given, steps, requests) if given else None
+        self._specustream.set_control(self._alternation.control if self._alternation else None, ALTERNATING_S)
+
+    def tallies(self) -> list[dict[str, Any]]:
+        """What each of the controls brought so far."""
+        return [asdict(tally) for tally in self._alternation.tallies] if self._alternation else []
 
     def rule_cost(self) -> dict[str, float]:
         """Seconds spent deciding depths, and in all steps, since the last call."""
@@ -167,10 +182,15 @@ class LaneScheduler(Scheduler):
     def _learn(self, output: ModelRunnerOutput, step_s: float) -> None:
         begun_s = time.perf_counter()
         step = self._step
+        gained = 0
         for request_id, place in output.req_id_to_index.items():
             if tokens := output.sampled_token_ids[place] if output.sampled_token_ids else None:
                 self._specustream.observe(request_id, tokens)
+                gained += len(tokens)
         self._specustream.step(step_s, step["prefill_tokens"], step["decode_tokens"], step["draft_tokens"])
+        if self._alternation is not None:
+            self._alternation.step(step_s, gained, step["draft_tokens"], step["requests"], step["prefill_tokens"])
+            self._specustream.set_control(self._alternation.control, ALTERNATING_S)
         self._rule_s += time.perf_counter() - begun_s
 
     def _waiting_tokens(self) -> int:
@@ -233,6 +253,14 @@ def _set_depth(core: EngineCore, control: list[Any] | None, ttl_s: float) -> Non
     cast(LaneScheduler, core.scheduler).set_depth(control, ttl_s)
 
 
+def _alternate(core: EngineCore, controls: list[list[Any]], steps: int, requests: int) -> None:
+    cast(LaneScheduler, core.scheduler).alternate(controls, steps, requests)
+
+
+def _tallies(core: EngineCore) -> list[dict[str, Any]]:
+    return cast(LaneScheduler, core.scheduler).tallies()
+
+
 def _rule_cost(core: EngineCore) -> dict[str, float]:
     return cast(LaneScheduler, core.scheduler).rule_cost()
 
@@ -241,4 +269,6 @@ def _rule_cost(core: EngineCore) -> dict[str, float]:
 EngineCore.streamserve_forget = _forget  # type: ignore[attr-defined]
 EngineCore.streamserve_forget_history = _forget_history  # type: ignore[attr-defined]
 EngineCore.streamserve_depth = _set_depth  # type: ignore[attr-defined]
+EngineCore.streamserve_alternate = _alternate  # type: ignore[attr-defined]
+EngineCore.streamserve_tallies = _tallies  # type: ignore[attr-defined]
 EngineCore.streamserve_rule_cost = _rule_cost  # type: ignore[attr-defined]
