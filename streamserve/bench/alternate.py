@@ -30,8 +30,15 @@ SPARE = 6
 
 Rates = Mapping[str, float]
 """Rule -> tokens per second."""
+Tallies = Mapping[str, Mapping[str, float]]
+"""Rule -> its steps, tokens, seconds and draft tokens."""
 Cell = tuple[str, int]
 """Workload and batch size."""
+
+
+def rates_of(tallies: Tallies) -> Rates:
+    """Each rule's tokens over its seconds."""
+    return {rule: tally["tokens"] / tally["seconds"] for rule, tally in tallies.items()}
 
 
 def mix(cells: Sequence[Rates]) -> dict[str, float]:
@@ -64,7 +71,7 @@ def text(cells: Mapping[Cell, Sequence[Rates]], rules: Sequence[str]) -> str:
     return report.table([*header, *(f"{rule} / best static" for rule in adaptive)], rows)
 
 
-async def cell(lane: Lane, jobs: Sequence[Job], options: Any, name: str) -> Rates:
+async def cell(lane: Lane, jobs: Sequence[Job], options: Any, name: str) -> Tallies:
     """One batch under all rules in turn."""
     await rig.idle({lane.id: lane})
     await rig.call(lane, "streamserve_forget_history")
@@ -73,28 +80,26 @@ async def cell(lane: Lane, jobs: Sequence[Job], options: Any, name: str) -> Rate
     await batch.run(lane, jobs, name, _request, len(jobs) * options.tokens)
     tallies = await rig.call(lane, "streamserve_tallies")
     await rig.call(lane, "streamserve_alternate", [], options.turn, len(jobs))
-    return {rule: tally["tokens"] / tally["seconds"] for rule, tally in zip(options.rules, tallies, strict=True)}
+    return dict(zip(options.rules, tallies, strict=True))
 
 
 async def measure(
     lane: Lane, prompts: Mapping[str, Sequence[tuple[int, ...]]], options: Any
 ) -> dict[Cell, list[Rates]]:
     """All cells, repeat by repeat, each with the next prompts."""
-    cells: dict[Cell, list[Rates]] = defaultdict(list)
+    cells: dict[Cell, list[Tallies]] = defaultdict(list)
     progress = report.Progress(options.repeats * len(options.workloads) * len(options.batches))
     for repeat in range(options.repeats):
         prepared = jobs_of_repeat(prompts, max(options.batches), repeat)
         for workload in options.workloads:
             for size in sorted(options.batches):
                 jobs = [Job(job.prompt_token_ids, SPARE * options.tokens) for job in prepared[workload][:size]]
-                rates = await cell(lane, jobs, options, f"{workload}-{size}-{repeat}")
-                cells[workload, size].append(rates)
-                progress.step(
-                    f"repeat {repeat + 1}, {workload} x {size}: specustream {rates['specustream']:.1f} tokens/s"
-                )
+                tallies = await cell(lane, jobs, options, f"{workload}-{size}-{repeat}")
+                cells[workload, size].append(tallies)
+                progress.step(f"repeat {repeat + 1}, {workload} x {size}")
         kept = [{"cell": key, "repeats": value} for key, value in cells.items()]
         report.write(options.out / "alternate.json", kept)
-    return dict(cells)
+    return {key: [rates_of(each) for each in repeats] for key, repeats in cells.items()}
 
 
 def _request(name: str, job: Job) -> Request:

@@ -5,6 +5,10 @@ import pytest
 from streamserve.bench import alternate
 
 
+def test_a_rate_is_all_tokens_over_all_seconds() -> None:
+    assert alternate.rates_of({"off": {"steps": 3, "tokens": 30, "seconds": 1.5}}) == {"off": 20.0}
+
+
 def test_a_mix_of_equal_tokens_takes_the_time_of_all_cells() -> None:
     cells = [{"off": 10.0, "fixed:3": 20.0}, {"off": 30.0, "fixed:3": 20.0}]
     # Sixty tokens of each cell: 6 s and 2 s without drafts, 3 s and 3 s with.
