@@ -37,3 +37,9 @@ def test_samplers_that_depth_would_change_go_one_token_at_a_time(sampling: dict[
 
 def test_a_seed_means_nothing_to_the_likeliest_token() -> None:
     assert depth_cap(make_request(seed=1)) == 9
+
+
+def test_on_cpu_only_the_likeliest_token_is_drafted_for() -> None:
+    assert depth_cap(make_request(temperature=0.7)) == 9
+    assert depth_cap(make_request(temperature=0.7), greedy_only=True) == 0
+    assert depth_cap(make_request(), greedy_only=True) == 9

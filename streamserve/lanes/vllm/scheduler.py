@@ -42,6 +42,7 @@ class LaneScheduler(Scheduler):
         self._max_depth = self.num_spec_tokens if speculative is not None else 0
         self._model_drafts = speculative is not None and speculative.method not in DRAFTS_COST_NOTHING
         self._settings = cast(dict[str, Any], self.vllm_config.additional_config)["streamserve"]
+        self._greedy_only = self.vllm_config.device_config.device_type == "cpu"
         self._history = self._new_history()
         self._specustream = self._new_specustream()
         self._begun_s = 0.0
@@ -130,7 +131,7 @@ class LaneScheduler(Scheduler):
                 prefill_tokens += request.num_prompt_tokens - request.num_computed_tokens
                 continue
             decoding += 1
-            cap = depth_cap(request)
+            cap = depth_cap(request, self._greedy_only)
             draft = self._draft(request, cap)
             if draft.tokens:
                 drafts[request.request_id] = RunningDraft(draft, cap)
@@ -225,8 +226,10 @@ class LaneScheduler(Scheduler):
         return report
 
 
-def depth_cap(request: Request) -> int:
+def depth_cap(request: Request, greedy_only: bool = False) -> int:
     """The deepest that this request may go.
+
+    greedy_only: no drafts for requests that sample. vLLM 0.32 draws wrong tokens for them when it verifies drafts on CPU.
 
     A seeded sampler draws differently at another depth, and vLLM applies min_p and logit_bias to the last token of a
     step only: such requests take one token at a time, instead of being refused as vLLM does.
@@ -234,7 +237,9 @@ def depth_cap(request: Request) -> int:
     sampling = request.sampling_params
     if sampling is None:
         return 0
-    if (sampling.seed is not None and sampling.temperature) or sampling.min_p or sampling.logit_bias:
+    if sampling.temperature and (greedy_only or sampling.seed is not None):
+        return 0
+    if sampling.min_p or sampling.logit_bias:
         return 0
     left = request.max_tokens - request.num_output_tokens - 1
     asked = (sampling.extra_args or {}).get("max_depth")
