@@ -229,7 +229,7 @@ class LaneScheduler(Scheduler):
 def depth_cap(request: Request, greedy_only: bool = False) -> int:
     """The deepest that this request may go.
 
-    greedy_only: no drafts for requests that sample. vLLM 0.32 draws wrong tokens for them when it verifies drafts on CPU.
+    greedy_only: no drafts for requests that sample. On CPU, vLLM 0.32 draws wrong tokens when it verifies theirs.
 
     A seeded sampler draws differently at another depth, and vLLM applies min_p and logit_bias to the last token of a
     step only: such requests take one token at a time, instead of being refused as vLLM does.
