@@ -30,11 +30,8 @@ class Server:
     process: subprocess.Popen[bytes]
     url: str
     log: Path
-
-    @property
-    def openai(self) -> Any:
-        """OpenAI's client; untyped, since what its answers may lack is what the tests look at."""
-        return openai.OpenAI(base_url=f"{self.url}/v1", api_key="key", max_retries=0, timeout=120)
+    openai: Any
+    """OpenAI's client; untyped, since what its answers may lack is what the tests look at."""
 
     @property
     def model(self) -> str:
@@ -106,7 +103,8 @@ def running(log: Path, *arguments: str) -> Iterator[Server]:
     process, url = launch(log, *arguments)
     try:
         wait_until(lambda: _answers(process, url, log), START_S, log.read_text)
-        yield Server(process, url, log)
+        with openai.OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0, timeout=120) as client:
+            yield Server(process, url, log, client)
     finally:
         below = psutil.Process(process.pid).children(recursive=True) if process.poll() is None else []
         process.send_signal(signal.SIGTERM)
