@@ -11,6 +11,8 @@ StreamServeError
     ├── Stopping    503    the server is shutting down
     ├── UnknownLane 404    no lane has that id
     └── NotSpeculating 409 the lane drafts nothing, so it has no depth to control
+
+`Undecided` is no error and stands beside it.
 """
 
 from http import HTTPStatus
@@ -84,3 +86,10 @@ class NotSpeculating(ServeError):
     """The lane drafts nothing, so it has no depth to control."""
 
     status = HTTPStatus.CONFLICT
+
+
+class Undecided(Exception):
+    """A router's answer comes later: whoever gives it calls `StreamScheduler.look`, which asks the router again.
+
+    How an environment, whose agent acts outside of the event loop, is a router like any other.
+    """

@@ -106,7 +106,10 @@ class Router(Protocol):
     """
 
     def route(self, request: Request, signals: Signals) -> Decision:
-        """Where the request is dispatched at once. Raises `NoLane` when no lane can take it."""
+        """Where the request is dispatched at once.
+
+        Raises `NoLane` when no lane can take it, and `Undecided` when it must be asked again later.
+        """
         ...
 
     def learn(self, result: Result) -> None:

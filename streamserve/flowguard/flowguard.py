@@ -7,6 +7,7 @@ import numpy as np
 
 from streamserve.config import FlowGuardConfig
 from streamserve.errors import ConfigError
+from streamserve.flowguard.assessment import Assessment, Place
 from streamserve.flowguard.caches import Caches
 from streamserve.flowguard.pairs import DEGRADED, Block, Candidates, Floats, Mask, Pairs, Places, Topology
 from streamserve.flowguard.predict import Predictor
@@ -51,6 +52,11 @@ class FlowGuard:
 
     def route(self, request: Request, signals: Signals) -> Decision:
         """Raises `NoLane`."""
+        assessment = self.assess(request, signals)
+        return self.choose(assessment, self.best(assessment))
+
+    def assess(self, request: Request, signals: Signals) -> Assessment:
+        """Filter and score, and choose nothing. Raises `NoLane`."""
         field = self._topology.candidates(request, signals)
         lanes = self._table.read(signals)
         doubts = self._suspicion.observe(lanes, signals.at_s)
@@ -69,19 +75,32 @@ class FlowGuard:
         total = np.einsum("s,spd->pd", self._weights, scores)
         if not mask.all():
             total[~mask] = -np.inf
-        chosen = self._topology.oldest(total >= total.max() - TIE * self._whole, block)
-        self._predictor.chosen(request, lanes, forecast, block, chosen, signals.at_s)
-        best = self._best(view, total, scores, chosen)
-        self._caches.sent(cached, lanes, int(block.prefill[chosen[0]]), int(block.decode[chosen[1]]))
+        return Assessment(view, signals.at_s, total, scores, cached, doubts, probed, field.degraded)
+
+    def best(self, assessment: Assessment) -> Place:
+        """The pair of the best score; among equals, the one that was chosen longest ago."""
+        total = assessment.total
+        return self._topology.oldest(total >= total.max() - TIE * self._whole, assessment.view.block)
+
+    def choose(self, assessment: Assessment, chosen: Place, router: str = "", reason: str = "") -> Decision:
+        """The request goes to this pair of its assessment, by FlowGuard's own choice or by that of `router`."""
+        view = assessment.view
+        block = view.block
+        self._predictor.chosen(view.request, view.lanes, view.forecast, block, chosen, assessment.at_s)
+        row, column = chosen
+        self._caches.sent(assessment.cached, view.lanes, int(block.prefill[row]), int(block.decode[column]))
+        best = self._best(assessment, chosen)
+        if not reason:
+            reason = DEGRADED if assessment.degraded else _reason(assessment, chosen)
         return Decision(
             prefill=best[0].prefill,
             decode=best[0].decode,
-            router=self.name,
-            reason=DEGRADED if field.degraded else _reason(view, chosen, doubts, probed),
+            router=router or self.name,
+            reason=reason,
             scores=best[0].scores,
             prediction=best[0].prediction,
             candidates=best,
-            at_s=signals.at_s,
+            at_s=assessment.at_s,
         )
 
     def learn(self, result: Result) -> None:
@@ -116,9 +135,11 @@ class FlowGuard:
         decode = _cheapest(decode_s, prefill_s + decode_s, partners, mask.diagonal() & partners)
         return Block.of(prefill, decode)
 
-    def _best(self, view: View, total: Floats, scores: Floats, chosen: tuple[int, int]) -> tuple[Candidate, ...]:
-        """The chosen pair and the best of the others. Strikes them out of the total."""
+    def _best(self, assessment: Assessment, chosen: Place) -> tuple[Candidate, ...]:
+        """The chosen pair and the best of the others."""
+        view, scores = assessment.view, assessment.scores
         lanes, block = view.lanes.lanes, view.block
+        total = assessment.total.copy()
         best: list[Candidate] = []
         row, column = chosen
         while len(best) < BEST and (score := total.item(row, column)) > -math.inf:
@@ -159,7 +180,8 @@ def _cheapest(costs_s: Floats, alone_s: Floats, allowed: Mask, can_alone: Mask) 
     return np.sort(np.concatenate([alone, rest]))
 
 
-def _reason(view: View, place: tuple[int, int], doubts: Doubts, probed: int | None) -> str:
+def _reason(assessment: Assessment, place: Place) -> str:
+    view, doubts, probed = assessment.view, assessment.doubts, assessment.probed
     prefill, decode = view.block.prefill[place[0]], view.block.decode[place[1]]
     lanes = view.lanes.lanes
     if probed is not None:
@@ -173,7 +195,7 @@ def _reason(view: View, place: tuple[int, int], doubts: Doubts, probed: int | No
     return reason
 
 
-def _split_reason(view: View, place: tuple[int, int]) -> str:
+def _split_reason(view: View, place: Place) -> str:
     alone = view.mask & ~view.block.split
     if not alone.any():
         return "split: no lane may serve it alone"

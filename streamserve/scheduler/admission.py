@@ -6,7 +6,7 @@ from contextvars import Context
 
 from streamserve.clock import now
 from streamserve.config import SchedulerConfig
-from streamserve.errors import NoLane, Overloaded
+from streamserve.errors import NoLane, Overloaded, Undecided
 from streamserve.scheduler.line import Line, Waiting
 from streamserve.scheduler.load import Dispatched
 from streamserve.scheduler.record import Record
@@ -101,6 +101,8 @@ class Admission:
                 self._line.pop()
                 aside.append(first)
                 continue
+            except Undecided:
+                break
             except Exception as error:
                 self._line.pop()
                 first.granted.set_exception(error)

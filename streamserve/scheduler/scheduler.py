@@ -62,6 +62,10 @@ class StreamScheduler:
         """What a router sees now."""
         return self._signals(self._admission.queued)
 
+    def look(self) -> None:
+        """Dispatch whoever can be now: to be called when a router that was `Undecided` has its answer."""
+        self._admission.look()
+
     def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> TokenStream:
         """The request's output; nothing is taken before the first read. The caller reads to the end or closes.
 

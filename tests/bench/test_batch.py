@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from streamserve.bench import batch
 from streamserve.bench.batch import Job, Pieces, Rate
 from streamserve.types import Request
-from tests import virtual
+from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import expected_tokens, make_request
 

@@ -12,7 +12,7 @@ import pytest
 from streamserve.bench import rig, routing, speculation
 from streamserve.config import Config
 from streamserve.types import LaneId, Request, Slo
-from tests import virtual
+from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import make_request
 

@@ -13,7 +13,7 @@ from streamserve.config import Config, LaneConfig, SchedulerConfig
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.types import NO_SLO, Decision, Finish, LaneId, Request, Result, Slo
 from streamserve.workload.plan import Plan, Planned
-from tests import virtual
+from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import make_request
 

@@ -6,7 +6,7 @@ from streamserve import config as configuration
 from streamserve.bench import rig
 from streamserve.config import Config, LaneConfig
 from streamserve.types import Decision, LaneId
-from tests import virtual
+from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import FakeLane, make_request, started
 

@@ -13,7 +13,7 @@ from streamserve.bench.batch import Job
 from streamserve.bench.speculation import Bench, Measured, Phase
 from streamserve.signals import DepthControl, DepthMode
 from streamserve.types import Request
-from tests import virtual
+from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import expected_tokens, make_request
 

@@ -12,7 +12,7 @@ from streamserve.lanes.vllm.controls import encoded
 from streamserve.lanes.vllm.stats import REPORT, LaneMeter, take_report, transfer_durations
 from streamserve.signals import DepthControl, DepthMode, DeviceSignals, LaneSignals, StepCost
 from streamserve.types import LaneId, LaneState
-from tests import virtual
+from streamserve import virtual
 
 DEFAULT = DepthControl(DepthMode.SPECUSTREAM, max_depth=8)
 FIXED = DepthControl(DepthMode.FIXED, 3)

@@ -14,7 +14,7 @@ from streamserve.protocols import TokenStream
 from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneState, Request
 from tests.fakes import FakeLane, expected_tokens, make_request, pair, started, ticks
 from tests.flaky import FlakyLane
-from tests.virtual import run
+from streamserve.virtual import run
 
 A, B = LaneId("a"), LaneId("b")
 ALONE, APART = pair("a", "a"), pair("a", "b")

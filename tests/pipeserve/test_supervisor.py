@@ -15,7 +15,7 @@ from streamserve.signals import LaneSignals
 from streamserve.types import LaneId, LaneState
 from tests.fakes import FakeLane, ticks
 from tests.flaky import FlakyLane
-from tests.virtual import run
+from streamserve.virtual import run
 
 BACKOFF_S = (1.0, 4.0, 16.0)
 REFUSED = LaneStartError("lane bad did not start: see its log")

@@ -16,7 +16,7 @@ from streamserve.scheduler.record import Record
 from streamserve.signals import LaneLoad
 from streamserve.types import LaneId
 from tests.fakes import make_request, pair, ticks
-from tests.virtual import run
+from streamserve.virtual import run
 
 LANE = LaneId("a")
 

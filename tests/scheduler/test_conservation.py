@@ -12,7 +12,7 @@ from streamserve.protocols import TokenStream
 from streamserve.types import Finish, Request, Slo
 from tests.fakes import expected_tokens, make_request, ticks
 from tests.scheduler.rack import Rack
-from tests.virtual import run
+from streamserve.virtual import run
 
 LANES = "abcd"
 PAIRS = (("a", "b"), ("c", "d"), ("d", "d"))

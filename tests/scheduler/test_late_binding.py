@@ -11,7 +11,7 @@ from streamserve.signals import LaneLoad, Signals
 from streamserve.types import Decision, Finish, LaneId, Prediction, Request, Result, Slo
 from tests.fakes import expected_tokens, make_request, pair, ticks
 from tests.scheduler.rack import Rack, read
-from tests.virtual import run
+from streamserve.virtual import run
 
 ONE_LANE = (("a", "a"),)
 TWO_LANES = (("a", "a"), ("b", "b"))

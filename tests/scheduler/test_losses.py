@@ -12,7 +12,7 @@ from streamserve.types import Finish, LaneId
 from tests.fakes import FakeLane, expected_tokens, make_request, ticks
 from tests.flaky import FlakyLane
 from tests.scheduler.rack import Rack, read
-from tests.virtual import run
+from streamserve.virtual import run
 
 ONE_PAIR = (("a", "b"),)
 LOST = LaneLost("lane b is lost; retry")

@@ -1,0 +1,1 @@
+"""Simulated lanes: a calibrated model of an engine's steps under virtual time."""
