@@ -29,8 +29,9 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class StepModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Seconds of one engine step: t(V) + context_token_s * C + prompt_s * [P > 0] + prompt_token_s * P + attention_s * A.
+    """Seconds of one engine step: t(V) + context_token_s * C, and where it computes prompts, all that follows.
 
+    prompt_s + prompt_token_s * P + attention_s * A.
     V: tokens verified (one per decoding request and its draft tokens). C: tokens of context of all decoding requests.
     P: prompt tokens computed. A: over the prompt chunks, tokens n times (context before it + n / 2).
     The form is that of DistServe's and BLIS's step models, with t(V) as a table.
@@ -52,7 +53,7 @@ class Transfer(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Front(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the front adds: seconds from dispatch until the engine has the request, and from a step's end to its tokens."""
+    """What the front adds: seconds from dispatch to the engine, and from a step's end to its tokens at the client."""
 
     submit_s: float
     return_s: float
@@ -88,7 +89,10 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     transfer: Transfer
     front: Front
     coupling: tuple[float, ...]
-    """By number of lanes of the host that work at once, from 1 on: how many times longer a step takes; the last holds on."""
+    """How many times longer a step takes, by the number of lanes of the host that work at once, from 1 on.
+
+    The last factor holds for all that are more.
+    """
     noise: Noise
     acceptance: dict[str, tuple[DraftClass, ...]]
     """By workload; `mix` is all of them together."""
