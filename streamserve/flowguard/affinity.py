@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from streamserve.flowguard.caches import Caches
-from streamserve.flowguard.pairs import DEGRADED, Pairs, Topology
-from streamserve.flowguard.table import LaneTable
+from streamserve.flowguard.caches import Outlook
+from streamserve.flowguard.pairs import DEGRADED, Pairs
 from streamserve.signals import Signals
 from streamserve.types import Decision, Request, Result
 
@@ -23,20 +22,17 @@ class LMetric:
     name = "lmetric"
 
     def __init__(self, pairs: Pairs) -> None:
-        self._topology = Topology(pairs)
-        self._table = LaneTable()
-        self._caches = Caches()
+        self._outlook = Outlook(pairs)
 
     def route(self, request: Request, signals: Signals) -> Decision:
         """Raises `NoLane`."""
-        field = self._topology.candidates(request, signals)
-        lanes = self._table.read(signals)
-        cached = self._caches.look(request, lanes)
+        seen = self._outlook.look(request, signals)
+        field, lanes, cached = seen
         tokens = lanes.prefill_tokens + np.maximum(1.0, request.prompt_tokens - cached.tokens)
         half = 0.5 * lanes.batch
         products = tokens[:, None] * (1.0 + half[:, None] + half[None, :])
-        prefill, decode = self._topology.least(field.roomy, products)
-        self._caches.sent(cached, lanes, prefill, decode)
+        prefill, decode = self._outlook.topology.least(field.roomy, products)
+        self._outlook.sent(seen, prefill, decode)
         reason = DEGRADED if field.degraded else "least tokens to prefill x batch"
         scores = {"product": float(products[prefill, decode]), "cached_tokens": float(cached.tokens[prefill])}
         return Decision(field.lanes[prefill], field.lanes[decode], self.name, reason, scores, at_s=signals.at_s)
@@ -55,15 +51,12 @@ class PrefixAffinity:
     name = "prefix_affinity"
 
     def __init__(self, pairs: Pairs) -> None:
-        self._topology = Topology(pairs)
-        self._table = LaneTable()
-        self._caches = Caches()
+        self._outlook = Outlook(pairs)
 
     def route(self, request: Request, signals: Signals) -> Decision:
         """Raises `NoLane`."""
-        field = self._topology.candidates(request, signals)
-        lanes = self._table.read(signals)
-        cached = self._caches.look(request, lanes)
+        seen = self._outlook.look(request, signals)
+        field, lanes, cached = seen
         mask = field.roomy
         requests = lanes.own_requests
         taking_part = requests[mask.any(axis=0) | mask.any(axis=1)]
@@ -74,8 +67,8 @@ class PrefixAffinity:
         affine = not apart and share >= LEAST_HIT
         if affine:
             mask = mask & (hits == hits.max())[:, None]
-        prefill, decode = self._topology.least(mask, requests[:, None] + requests[None, :])
-        self._caches.sent(cached, lanes, prefill, decode)
+        prefill, decode = self._outlook.topology.least(mask, requests[:, None] + requests[None, :])
+        self._outlook.sent(seen, prefill, decode)
         reason = f"holds {share:.0%} of the prompt" if affine else "fewest requests"
         if field.degraded:
             reason = DEGRADED

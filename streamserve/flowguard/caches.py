@@ -5,9 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from streamserve.flowguard.pairs import Floats
+from streamserve.flowguard.pairs import Candidates, Floats, Pairs, Topology
 from streamserve.flowguard.prefix import Chain, PrefixIndex, cachable_blocks, chain
-from streamserve.flowguard.table import LaneVectors
+from streamserve.flowguard.table import LaneTable, LaneVectors
+from streamserve.signals import Signals
 from streamserve.types import Request
 
 
@@ -48,3 +49,30 @@ class Caches:
             snapshot = lanes.snapshots[place]
             size = max(1, snapshot.block_tokens)
             self._index.sent(cached.chains[size], lanes.lanes[place], snapshot.kv_tokens // size)
+
+
+class Seen(NamedTuple):
+    """One request's candidates, the lanes, and what their caches hold of its prompt."""
+
+    field: Candidates
+    lanes: LaneVectors
+    cached: Cached
+
+
+class Outlook:
+    """What a router sees that looks for prompts in the lanes' caches."""
+
+    def __init__(self, pairs: Pairs) -> None:
+        self.topology = Topology(pairs)
+        self._table = LaneTable()
+        self._caches = Caches()
+
+    def look(self, request: Request, signals: Signals) -> Seen:
+        """Raises `NoLane`."""
+        field = self.topology.candidates(request, signals)
+        lanes = self._table.read(signals)
+        return Seen(field, lanes, self._caches.look(request, lanes))
+
+    def sent(self, seen: Seen, prefill: int, decode: int) -> None:
+        """The prompt goes to the lanes at these places."""
+        self._caches.sent(seen.cached, seen.lanes, prefill, decode)

@@ -1,9 +1,8 @@
 """PredictedLatency: the pair on which this request alone is predicted to end first."""
 
-from streamserve.flowguard.caches import Caches
-from streamserve.flowguard.pairs import DEGRADED, Block, Pairs, Topology
+from streamserve.flowguard.caches import Outlook
+from streamserve.flowguard.pairs import DEGRADED, Block, Pairs
 from streamserve.flowguard.predict import Predictor
-from streamserve.flowguard.table import LaneTable
 from streamserve.signals import Signals
 from streamserve.types import Decision, Request, Result
 
@@ -14,21 +13,18 @@ class PredictedLatency:
     name = "predicted_latency"
 
     def __init__(self, pairs: Pairs) -> None:
-        self._topology = Topology(pairs)
-        self._table = LaneTable()
-        self._caches = Caches()
+        self._outlook = Outlook(pairs)
         self._predictor = Predictor()
 
     def route(self, request: Request, signals: Signals) -> Decision:
         """Raises `NoLane`."""
-        field = self._topology.candidates(request, signals)
-        lanes = self._table.read(signals)
-        cached = self._caches.look(request, lanes)
+        seen = self._outlook.look(request, signals)
+        field, lanes, cached = seen
         block = Block.all(len(lanes.lanes))
         forecast = self._predictor.forecast(request, lanes, cached.tokens, signals.at_s, block)
-        prefill, decode = self._topology.least(field.roomy, forecast.e2e_s)
+        prefill, decode = self._outlook.topology.least(field.roomy, forecast.e2e_s)
         self._predictor.chosen(request, lanes, forecast, block, (prefill, decode), signals.at_s)
-        self._caches.sent(cached, lanes, prefill, decode)
+        self._outlook.sent(seen, prefill, decode)
         prediction = self._predictor.prediction(forecast, (prefill, decode), request)
         return Decision(
             prefill=field.lanes[prefill],
