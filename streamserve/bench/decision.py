@@ -1,6 +1,7 @@
 """`python -m streamserve.bench.decision`: how long each router takes to decide, by the number of lanes.
 
 All pairs are configured. Between decisions, some lanes report anew, requests come and go, and the clock moves on.
+The last row is no router but a loop that always does the same: what it has above its median is the machine's doing.
 """
 
 import argparse
@@ -82,18 +83,41 @@ def decide(name: str, lanes: int, decisions: int, changing: float) -> list[float
     return took_s[len(took_s) // 10 :]
 
 
+def reference(decisions: int, took_s: float) -> list[float]:
+    """Seconds of a loop of integer additions that takes about `took_s`, as often."""
+    begun_s = time.perf_counter()
+    sum(range(100_000))
+    additions = int(100_000 * took_s / (time.perf_counter() - begun_s))
+    measured_s = []
+    for _ in range(decisions):
+        begun_s = time.perf_counter()
+        sum(range(additions))
+        measured_s.append(time.perf_counter() - begun_s)
+    return measured_s
+
+
+def shown(took_s: Sequence[float]) -> str:
+    """Median and p99, in us."""
+    p99_s = statistics.quantiles(took_s, n=100, method="inclusive")[98]
+    return f"{f'{1e6 * statistics.median(took_s):.0f} / {1e6 * p99_s:.0f}':>16}"
+
+
 def main(names: Sequence[str], lanes: Sequence[int], decisions: int, changing: float) -> None:
     print(f"us per decision, median / p99 of {decisions}; {changing:.0%} of the lanes report between two decisions")
     print(f"beyond {MOST_LANES} lanes flowguard pairs the best {KEPT} prefill lanes with the best {KEPT} decode lanes")
     print(f"{'lanes':>20}" + "".join(f"{count:>16}" for count in lanes))
+    # Many lanes take long to draw, not to decide on.
+    times = {count: max(50, min(decisions, decisions * 64 // count)) for count in lanes}
+    medians_s: dict[int, float] = {}
     for name in names:
         cells = []
         for count in lanes:
-            # Many lanes take long to draw, not to decide on.
-            took_s = decide(name, count, max(50, min(decisions, decisions * 64 // count)), changing)
-            p99_s = statistics.quantiles(took_s, n=100, method="inclusive")[98]
-            cells.append(f"{f'{1e6 * statistics.median(took_s):.0f} / {1e6 * p99_s:.0f}':>16}")
+            took_s = decide(name, count, times[count], changing)
+            medians_s.setdefault(count, statistics.median(took_s))
+            cells.append(shown(took_s))
         print(f"{name:>20}" + "".join(cells), flush=True)
+    same = "".join(shown(reference(times[count], medians_s[count])) for count in lanes)
+    print(f"{'(the same work)':>20}" + same, flush=True)
 
 
 if __name__ == "__main__":
