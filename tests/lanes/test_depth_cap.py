@@ -39,7 +39,7 @@ def test_a_seed_means_nothing_to_the_likeliest_token() -> None:
     assert depth_cap(make_request(seed=1)) == 9
 
 
-def test_on_cpu_only_the_likeliest_token_is_drafted_for() -> None:
+def test_where_sampling_is_not_verified_rightly_only_the_likeliest_token_is_drafted_for() -> None:
     assert depth_cap(make_request(temperature=0.7)) == 9
     assert depth_cap(make_request(temperature=0.7), greedy_only=True) == 0
     assert depth_cap(make_request(), greedy_only=True) == 9

@@ -8,11 +8,11 @@ from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs
 from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
+from streamserve import virtual
 from streamserve.lanes.vllm.controls import encoded
 from streamserve.lanes.vllm.stats import REPORT, LaneMeter, take_report, transfer_durations
 from streamserve.signals import DepthControl, DepthMode, DeviceSignals, LaneSignals, StepCost
 from streamserve.types import LaneId, LaneState
-from streamserve import virtual
 
 DEFAULT = DepthControl(DepthMode.SPECUSTREAM, max_depth=8)
 FIXED = DepthControl(DepthMode.FIXED, 3)

@@ -4,8 +4,10 @@ import asyncio
 import os
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import replace
 from itertools import cycle
 from pathlib import Path
+from statistics import mean, stdev
 
 import pytest
 import pytest_asyncio
@@ -22,6 +24,7 @@ pytestmark = [pytest.mark.live, pytest.mark.timeout(300), pytest.mark.asyncio(lo
 
 TOKENS = 48
 BATCH = 6
+SAMPLING = 10
 SCHEDULES = {
     "fixed at 3": [DepthControl(DepthMode.FIXED, depth=3)],
     "fixed at 8": [DepthControl(DepthMode.FIXED, depth=8)],
@@ -92,6 +95,50 @@ async def test_a_lane_learns_at_depth_zero(lane: Lane, without: list[list[int]])
     await generate(lane)
     assert without
     assert lane.signals().acceptance != before
+
+
+async def test_requests_that_sample_draw_from_the_model_at_any_depth(lane: Lane, without: list[list[int]]) -> None:
+    """What is drawn is as likely with drafts as without; greedy requests beside it are left alone."""
+    everyone = range(SAMPLING)
+    await lane.control(DepthControl(DepthMode.OFF), 60.0)
+    plain = await asyncio.gather(*(likelihood(lane, number) for number in everyone))
+    await lane.control(DepthControl(DepthMode.FIXED, depth=8), 60.0)
+    sampling = asyncio.gather(*(likelihood(lane, number) for number in everyone))
+    assert await generate(lane) == without
+    drafted = await sampling
+    assert sum(steps for _, steps in drafted) < sum(steps for _, steps in plain) == SAMPLING * TOKENS
+    differences = [one - other for (one, _), (other, _) in zip(plain, drafted, strict=True)]
+    assert abs(mean(differences)) < 7 * stdev(differences) / SAMPLING**0.5
+
+
+async def test_penalties_count_the_drafts_before_a_token(lane: Lane) -> None:
+    """So an output under them is the same at any depth, too."""
+    asked = [request(number) for number in range(BATCH)]
+    for number, one in enumerate(asked):
+        sampling = one.payload.sampling_params
+        sampling.repetition_penalty = 1.0 + 0.05 * number
+        sampling.frequency_penalty = 0.1 * (number % 2)
+    await lane.control(DepthControl(DepthMode.OFF), 60.0)
+    plain = await asyncio.gather(*(read(lane, one) for one in asked))
+    await lane.control(DepthControl(DepthMode.FIXED, depth=8), 60.0)
+    before = lane.signals()
+    assert await asyncio.gather(*(read(lane, one) for one in asked)) == plain
+    assert lane.signals().accepted_tokens_total > before.accepted_tokens_total
+
+
+async def likelihood(lane: Lane, number: int) -> tuple[float, int]:
+    """The mean log-probability of a sampled output's tokens under the model, and in how many steps they came."""
+    asked = request(number)
+    sampling = asked.payload.sampling_params
+    sampling.temperature, sampling.top_p, sampling.logprobs = 0.4 + 0.1 * (number % 5), 1.0 - 0.2 * (number % 2), 0
+    asked = replace(asked, id=f"sampling-{number}")
+    found: list[float] = []
+    steps = 0
+    async for chunk in await lane.decode(asked):
+        steps += 1
+        found.extend(chunk.output.new_logprobs.logprobs[:, 0].tolist())
+    assert len(found) == TOKENS
+    return mean(found), steps
 
 
 async def generate(lane: Lane, after_chunk: Callable[[], Awaitable[None]] | None = None) -> list[list[int]]:

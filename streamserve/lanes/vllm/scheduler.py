@@ -19,6 +19,7 @@ from vllm.v1.request import Request
 
 from streamserve.lanes.vllm.alternation import Alternation
 from streamserve.lanes.vllm.controls import decoded, deepest, encoded
+from streamserve.lanes.vllm.verification import draws_rightly
 from streamserve.specustream.cost import StepCostModel
 from streamserve.specustream.draft import NO_DRAFT, Draft, by_position
 from streamserve.specustream.history import HistoryDrafter
@@ -42,7 +43,7 @@ class LaneScheduler(Scheduler):
         self._max_depth = self.num_spec_tokens if speculative is not None else 0
         self._model_drafts = speculative is not None and speculative.method not in DRAFTS_COST_NOTHING
         self._settings = cast(dict[str, Any], self.vllm_config.additional_config)["streamserve"]
-        self._greedy_only = self.vllm_config.device_config.device_type == "cpu"
+        self._greedy_only = not draws_rightly(self.vllm_config)
         self._history = self._new_history()
         self._specustream = self._new_specustream()
         self._begun_s = 0.0
@@ -164,20 +165,27 @@ class LaneScheduler(Scheduler):
     def _note(self, output: SchedulerOutput) -> None:
         self._preempted = bool(output.preempted_req_ids)
         drafts = output.scheduled_spec_decode_tokens
-        prefill = decode = requests = draft_tokens = 0
+        prefill = decode = requests = draft_tokens = context = 0
+        attention = 0.0
         for request_id, tokens in output.num_scheduled_tokens.items():
             draft = len(drafts.get(request_id, ()))
+            # vLLM has counted this step's tokens as computed already.
+            before = self.requests[request_id].num_computed_tokens - tokens
             if tokens == draft + 1:
                 decode += tokens
                 requests += 1
                 draft_tokens += draft
+                context += before
             else:
                 prefill += tokens
+                attention += tokens * (before + tokens / 2)
         self._step = {
             "prefill_tokens": prefill,
             "decode_tokens": decode,
             "requests": requests,
             "draft_tokens": draft_tokens,
+            "context_tokens": context,
+            "attention_tokens": attention,
         }
 
     def _learn(self, output: ModelRunnerOutput, step_s: float) -> None:
@@ -229,7 +237,7 @@ class LaneScheduler(Scheduler):
 def depth_cap(request: Request, greedy_only: bool = False) -> int:
     """The deepest that this request may go.
 
-    greedy_only: no drafts for requests that sample. On CPU, vLLM 0.32 draws wrong tokens when it verifies theirs.
+    greedy_only: no drafts for requests that sample, where their verification is not right (`verification`).
 
     A seeded sampler draws differently at another depth, and vLLM applies min_p and logit_bias to the last token of a
     step only: such requests take one token at a time, instead of being refused as vLLM does.
