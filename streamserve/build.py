@@ -8,7 +8,8 @@ from streamserve.flowguard import routers
 from streamserve.metrics.latency import EngineWithLatencies, LatencyAverages
 from streamserve.pipeserve.pipeserve import PipeServe
 from streamserve.pipeserve.supervisor import Supervisor
-from streamserve.protocols import Lane, Progress
+from streamserve.policy.switch import PolicySwitch
+from streamserve.protocols import Lane, Progress, Router
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.types import Result
 
@@ -19,19 +20,30 @@ class Serving:
 
     supervisor: Supervisor
     scheduler: StreamScheduler
+    policies: PolicySwitch | None = None
+    """Trained policies, where the router is one that can have them."""
 
     async def start(self, progress: Progress) -> None:
         """Bring every lane up; raises `LaneStartError`."""
         await self.supervisor.start(progress)
+        if self.policies is not None:
+            self.policies.start(self.scheduler)
 
     async def aclose(self) -> None:
         """Refuse new requests, end the running ones, stop every lane."""
+        if self.policies is not None:
+            await self.policies.aclose()
         await self.scheduler.close()
         await self.supervisor.aclose()
 
 
-def assemble(config: Config, lanes: Sequence[Lane], on_result: Callable[[Result], None]) -> Serving:
-    """Wire these lanes as the configuration says; live and simulated ones alike."""
+def assemble(
+    config: Config, lanes: Sequence[Lane], on_result: Callable[[Result], None], router: Router | None = None
+) -> Serving:
+    """Wire these lanes as the configuration says; live and simulated ones alike.
+
+    router: instead of the configured one; a `PolicySwitch` is that with trained policies on top.
+    """
     latencies = LatencyAverages()
 
     def ended(result: Result) -> None:
@@ -41,9 +53,9 @@ def assemble(config: Config, lanes: Sequence[Lane], on_result: Callable[[Result]
     supervisor = Supervisor(lanes, config.scheduler.restart_backoff_s)
     scheduler = StreamScheduler(
         engine=EngineWithLatencies(PipeServe({lane.id: lane for lane in lanes}), latencies),
-        router=routers.build(config.router, config.stream_pairs(), config.flowguard),
+        router=router or routers.build(config.router, config.stream_pairs(), config.flowguard),
         config=config,
         on_result=ended,
         lane_ready=supervisor.changed,
     )
-    return Serving(supervisor, scheduler)
+    return Serving(supervisor, scheduler, router if isinstance(router, PolicySwitch) else None)

@@ -93,6 +93,27 @@ class FlowGuardConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Share of the requests that a lane under suspicion still gets."""
 
 
+class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The trained policy beside FlowGuard: which one, what it may do, and when it is not followed."""
+
+    source: str = "auto"
+    """`heuristic` = none, `auto` = a shipped one that is proven here, else a shipped one's name or a folder."""
+    mode: str = "learned"
+    """`learned`, `shadow`, `canary:SHARE`, or `heuristic`."""
+    rho: float = 1.5
+    """A choice of at most this times the predicted cost of FlowGuard's own is followed."""
+    budget_us: float | None = 5000.0
+    """Time of one answer; a slower one is not followed, and two in a row begin a pause. null = any."""
+    cooldown: int = 16
+    """Decisions of such a pause."""
+    outside: float = 0.05
+    """Share of an observation's features that may lie outside of what training saw."""
+    compare: int = 400
+    """A canary's results that are compared with those of the heuristic in the same time."""
+    control_s: float = 1.0
+    """Time between two looks of a policy that controls the lanes' depth."""
+
+
 class SloConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Latencies assumed of requests that name none in their headers; null = none."""
 
@@ -154,6 +175,7 @@ class Config(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     router: str = "flowguard"
     """One of the shipped routers by its name, or a class of your own by its dotted path."""
     flowguard: FlowGuardConfig = msgspec.field(default_factory=FlowGuardConfig)
+    policy: PolicyConfig = msgspec.field(default_factory=PolicyConfig)
     speculation: SpeculationConfig = msgspec.field(default_factory=SpeculationConfig)
     slo: SloConfig = msgspec.field(default_factory=SloConfig)
     engine: EngineConfig = msgspec.field(default_factory=EngineConfig)
@@ -230,6 +252,12 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "engine.block_tokens": (1, math.inf),
     "flowguard.stale_s": (0, math.inf),
     "flowguard.probe_share": (0, 1),
+    "policy.rho": (1, math.inf),
+    "policy.budget_us": (0, math.inf),
+    "policy.cooldown": (0, math.inf),
+    "policy.outside": (0, 1),
+    "policy.compare": (1, 10**6),
+    "policy.control_s": (0.01, 3600),
     "scheduler.max_queued": (0, math.inf),
     "scheduler.max_dispatched": (1, math.inf),
     "scheduler.patience": (0, math.inf),

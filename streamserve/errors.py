@@ -4,6 +4,7 @@ StreamServeError
 ├── ConfigError            the configuration cannot work (unknown key, impossible topology, ...)
 ├── SetupError             this machine cannot run it (vLLM's version, memory, a port in use, a model not found)
 ├── LaneStartError         a lane's engine did not come up
+├── PolicyError            a trained policy cannot be used (missing, damaged, made for something else)
 └── ServeError             one request could not be served; has an HTTP status
     ├── Overloaded  429    the queue is full
     ├── NoLane      503    no lane is ready
@@ -40,6 +41,10 @@ class SetupError(StreamServeError):
 
 class LaneStartError(StreamServeError):
     """A lane's engine did not come up."""
+
+
+class PolicyError(StreamServeError):
+    """A trained policy cannot be used: it is missing, damaged, or made for something else."""
 
 
 class ServeError(StreamServeError):

@@ -43,7 +43,7 @@ def served(monkeypatch: pytest.MonkeyPatch, machine: object) -> list[Config]:
     """The configurations that a fake server was started with."""
     started: list[Config] = []
 
-    def run(config: Config, startup: object, decision_log: Path | None) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None, tensorboard: Path | None) -> None:
         started.append(config)
 
     put_server(monkeypatch, run)
@@ -117,7 +117,7 @@ def test_serve_passes_every_option_on(served: list[Config]) -> None:
 def test_serve_passes_the_decision_log_on(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
     logs: list[Path | None] = []
 
-    def run(config: Config, startup: object, decision_log: Path | None) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None, tensorboard: Path | None) -> None:
         logs.append(decision_log)
 
     put_server(monkeypatch, run)
@@ -126,8 +126,32 @@ def test_serve_passes_the_decision_log_on(monkeypatch: pytest.MonkeyPatch, machi
     assert logs == [None, Path("why.jsonl")]
 
 
+def test_serve_passes_the_policy_and_the_tensorboard_folder_on(
+    monkeypatch: pytest.MonkeyPatch, machine: object
+) -> None:
+    asked: list[tuple[str, str, Path | None]] = []
+
+    def run(config: Config, startup: object, decision_log: Path | None, tensorboard: Path | None) -> None:
+        asked.append((config.policy.source, config.policy.mode, tensorboard))
+
+    put_server(monkeypatch, run)
+    for options in (
+        [],
+        ["--policy", "heuristic"],
+        ["--policy", "runs/a, b", "--set", "policy.mode=shadow"],
+        ["--policy", "auto,canary:0.1", "--tensorboard", "runs/serve"],
+    ):
+        result = RUNNER.invoke(cli.app, ["serve", *options])
+        assert result.exit_code == 0 or "policy mode" in str(result.exception), result.output
+    assert asked == [
+        ("auto", "learned", None),
+        ("heuristic", "learned", None),
+        ("auto", "canary:0.1", Path("runs/serve")),
+    ]
+
+
 def test_the_ready_block_asks_for_the_key_that_was_set(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
-    def run(config: Config, startup: object, decision_log: Path | None) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None, tensorboard: Path | None) -> None:
         lane = LaneId("lane-0")
         startup.ready("http://127.0.0.1:8000", "tiny", [lane], [(lane, lane)])  # type: ignore[attr-defined]
 
@@ -147,7 +171,7 @@ def test_a_wrong_configuration_is_one_line_and_status_2(
 def test_an_error_of_ours_is_one_line_and_status_1(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: object
 ) -> None:
-    def run(config: Config, startup: object, decision_log: Path | None) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None, tensorboard: Path | None) -> None:
         raise LaneStartError("lane-0 [red]did not start:\n see its log")
 
     put_server(monkeypatch, run)
@@ -170,7 +194,7 @@ def test_a_machine_that_can_run_nothing_is_told_why(
 def test_ctrl_c_ends_quietly_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], machine: object
 ) -> None:
-    def run(config: Config, startup: object, decision_log: Path | None) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None, tensorboard: Path | None) -> None:
         raise KeyboardInterrupt
 
     put_server(monkeypatch, run)
@@ -179,7 +203,7 @@ def test_ctrl_c_ends_quietly_with_130(
 
 
 def test_an_unexpected_exception_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch, machine: object) -> None:
-    def run(config: Config, startup: object, decision_log: Path | None) -> None:
+    def run(config: Config, startup: object, decision_log: Path | None, tensorboard: Path | None) -> None:
         raise ZeroDivisionError("a bug")
 
     put_server(monkeypatch, run)

@@ -11,11 +11,13 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.launchers.launcher import validate_api_server_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
+from streamserve.api import policy, routes
+from streamserve.api.admin import Admins
 from streamserve.api.engine_client import TASKS, StreamServeClient
 from streamserve.api.middleware import BodyLimitMiddleware, HeadersMiddleware
-from streamserve.api.routes import router
 from streamserve.config import ServerConfig
 from streamserve.errors import ConfigError
+from streamserve.policy.switch import PolicySwitch
 from streamserve.scheduler.scheduler import StreamScheduler
 
 
@@ -46,13 +48,23 @@ def options(model: str, server: ServerConfig) -> Namespace:
 
 
 async def build(
-    args: Namespace, client: StreamServeClient, scheduler: StreamScheduler, server: ServerConfig
+    args: Namespace,
+    client: StreamServeClient,
+    scheduler: StreamScheduler,
+    server: ServerConfig,
+    policies: PolicySwitch | None = None,
 ) -> ASGIApp:
-    """The application, ready to be served; it can be built while lanes still load."""
+    """The application, ready to be served; it can be built while lanes still load.
+
+    policies: which one serves can be asked and changed.
+    """
     app = build_app(args, TASKS, client.model_config)
     await init_app_state(client, app.state, args, TASKS)
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) != "/health"]
-    app.include_router(router(scheduler, _admin_keys(args, server)))
+    admins = Admins(_admin_keys(args, server))
+    app.include_router(routes.router(scheduler, admins, policies))
+    if policies is not None:
+        app.include_router(policy.router(policies, admins))
     # Around the application and not in it: vLLM has closed its own list of middleware by now.
     return HeadersMiddleware(BodyLimitMiddleware(app, server.max_body_bytes))
 

@@ -1,35 +1,35 @@
 """Our own routes beside vLLM's: the lanes' signals, the control of their depth, a `/health` that knows of degraded."""
 
 import dataclasses
-import hashlib
-import secrets
-from collections.abc import Sequence
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from streamserve.api import depth
+from streamserve.api.admin import Admins, error_response
 from streamserve.clock import now
 from streamserve.errors import ServeError
 from streamserve.pipeserve.supervisor import health
+from streamserve.policy.switch import PolicySwitch
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.signals import DepthControl, Signals
 from streamserve.types import LaneId
 
 
-def router(scheduler: StreamScheduler, admin_keys: Sequence[str] = ()) -> APIRouter:
-    """The routes over this scheduler; with keys, what changes a lane needs one of them (never an empty one)."""
+def router(scheduler: StreamScheduler, admins: Admins, policies: PolicySwitch | None = None) -> APIRouter:
+    """The routes over this scheduler. policies: told of in `/health`."""
     routes = APIRouter()
-    digests = [_digest(key) for key in admin_keys if key]
 
     @routes.get("/health")
     async def get_health() -> Response:
         signals = scheduler.signals()
         status = health(signals.lanes)
         lanes = {lane: _state(signals, lane) for lane in signals.lanes}
-        return JSONResponse({"status": status, "lanes": lanes}, status_code=503 if status == "not ready" else 200)
+        report: dict[str, Any] = {"status": status, "lanes": lanes}
+        if policies is not None:
+            report["policy"] = policies.report()
+        return JSONResponse(report, status_code=503 if status == "not ready" else 200)
 
     @routes.get("/streamserve/lanes")
     async def get_lanes() -> dict[str, Any]:
@@ -39,43 +39,21 @@ def router(scheduler: StreamScheduler, admin_keys: Sequence[str] = ()) -> APIRou
 
     @routes.post("/streamserve/lanes/{lane}/depth")
     async def post_depth(lane: LaneId, request: Request) -> Response:
-        if admin_keys and not _authorized(request, digests):
-            message = "changing a lane needs an admin key: send it as Authorization: Bearer KEY"
-            headers = {"WWW-Authenticate": "Bearer"}
-            return _error(HTTPStatus.UNAUTHORIZED, message, headers=headers)
+        if (refused := admins.refusal(request, "changing a lane")) is not None:
+            return refused
         try:
             wish = depth.parse(await request.body())
             await scheduler.control(lane, wish.control, wish.ttl_s)
         except depth.Refused as error:
-            return _error(error.status, str(error), error.param)
+            return error_response(error.status, str(error), error.param)
         except ServeError as error:
-            return _error(error.status, str(error))
+            return error_response(error.status, str(error))
         # The default is the lane's to name; any other is what was sent, whatever the engine has reported by now.
         in_force = wish.control or scheduler.signals().lanes[lane].depth
         expires_in_s = wish.ttl_s if wish.control else None
         return JSONResponse({"lane": lane, "depth": in_force and _control(in_force), "expires_in_s": expires_in_s})
 
     return routes
-
-
-def _error(
-    status: HTTPStatus, message: str, param: str | None = None, headers: dict[str, str] | None = None
-) -> JSONResponse:
-    """An error as OpenAI's API words it."""
-    error = {"message": message, "type": status.phrase.replace(" ", "") + "Error", "param": param, "code": status.value}
-    return JSONResponse({"error": error}, status_code=status, headers=headers)
-
-
-def _digest(key: str) -> bytes:
-    return hashlib.sha256(key.encode()).digest()
-
-
-def _authorized(request: Request, digests: Sequence[bytes]) -> bool:
-    scheme, _, key = request.headers.get("authorization", "").partition(" ")
-    given = _digest(key)
-    # Every key is compared, each in constant time, so that the answer's delay tells nothing.
-    matches = [secrets.compare_digest(given, digest) for digest in digests]
-    return scheme.lower() == "bearer" and any(matches)
 
 
 def _state(signals: Signals, lane: LaneId) -> str:

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from streamserve.config import Config, ServerConfig
 from streamserve.errors import SetupError, one_line
-from streamserve.flowguard import routers
 from streamserve.lanes.vllm import environment, model, version
 from streamserve.lanes.vllm.launch import Launcher, in_thread
 from streamserve.lanes.vllm.memory import check_fits
 from streamserve.lanes.vllm.plan import LanePlan, available_cores, plan
 from streamserve.machine import available_memory_gib
+from streamserve.metrics.tensorboard import TensorBoardLog
+from streamserve.policy.switch import PolicySwitch
 from streamserve.scheduler.decision_log import DecisionLog
 from streamserve.types import LaneId, Result
 
@@ -49,30 +50,39 @@ class Startup(Protocol):
     def stopping(self) -> None: ...
 
 
-def run(config: Config, startup: Startup, decision_log: Path | None = None) -> None:
+def run(config: Config, startup: Startup, decision_log: Path | None = None, tensorboard: Path | None = None) -> None:
     """Serve until SIGINT or SIGTERM; raises `StreamServeError` when the start fails.
 
-    decision_log: where to append a line of JSON per ended request.
+    decision_log: where to append a line of JSON per ended request. tensorboard: folder for rewards and latencies.
     """
     import uvloop
 
-    uvloop.run(_run(config, startup, decision_log))
+    uvloop.run(_run(config, startup, decision_log, tensorboard))
 
 
-async def _run(config: Config, startup: Startup, decision_log: Path | None) -> None:
+async def _run(config: Config, startup: Startup, decision_log: Path | None, tensorboard: Path | None) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     plans = plan(config, available_cores())
-    # Built again with the lanes; here so that a wrong name costs no start.
-    routers.build(config.router, config.stream_pairs(), config.flowguard)
+    # Here, so that a wrong name costs no start.
+    policies = PolicySwitch(config)
     with closing(_listen(config.server)) as listener:
         startup.begin(config.model, [lane.id for lane in plans])
         async with AsyncExitStack() as down:
             log = _decision_log(decision_log, down)
-            starting = asyncio.create_task(_start(config, plans, startup, down, log))
+            board = _tensorboard(tensorboard, down)
+
+            def ended(result: Result) -> None:
+                log(result)
+                if board is not None:
+                    board.learn(result)
+
+            starting = asyncio.create_task(_start(config, plans, startup, down, policies, ended))
             if await _first(starting, stop):
                 app, name, scheduler = starting.result()
+                if board is not None:
+                    board.start(scheduler, policies.tally)
                 startup.ready(_url(listener), name, [lane.id for lane in plans], config.stream_pairs())
                 serving = asyncio.create_task(_serve(app, listener, stop))
                 await _first(serving, stop)
@@ -91,6 +101,7 @@ async def _start(
     plans: Sequence[LanePlan],
     startup: Startup,
     down: AsyncExitStack,
+    policies: PolicySwitch,
     on_result: Callable[[Result], None],
 ) -> tuple["ASGIApp", str, "StreamScheduler"]:
     """Bring up lanes and front side by side: the application, the model's public name, who serves. `down` undoes it."""
@@ -109,7 +120,7 @@ async def _start(
     from streamserve.api import app, front
     from streamserve.build import assemble
     from streamserve.lanes.vllm.lane import VllmLane
-    from streamserve.metrics.prometheus import install
+    from streamserve.metrics import policy, prometheus
     from streamserve.metrics.results import ResultMetrics
 
     args = app.options(path, config.server)
@@ -127,13 +138,14 @@ async def _start(
         results.learn(result)
         on_result(result)
 
-    serving = assemble(config, lanes, ended)
-    install(serving.scheduler, REGISTRY)
+    serving = assemble(config, lanes, ended, policies)
+    prometheus.install(serving.scheduler, REGISTRY)
+    policy.install(policies.tally, REGISTRY)
     down.push_async_callback(serving.aclose)
     startup.stage(FRONT, "ready")
     client = parts.client(serving.scheduler)
     application, _ = await asyncio.gather(
-        app.build(args, client, serving.scheduler, config.server), serving.start(startup.stage)
+        app.build(args, client, serving.scheduler, config.server, policies), serving.start(startup.stage)
     )
     return application, app.served_name(path, config.server), serving.scheduler
 
@@ -222,6 +234,15 @@ def _decision_log(path: Path | None, down: AsyncExitStack) -> Callable[[Result],
     log = DecisionLog(path)
     down.push_async_callback(log.aclose)
     return log.write
+
+
+def _tensorboard(folder: Path | None, down: AsyncExitStack) -> TensorBoardLog | None:
+    """Where scalars go, if anywhere; `down` closes it. Raises `SetupError`."""
+    if folder is None:
+        return None
+    board = TensorBoardLog(folder)
+    down.push_async_callback(board.aclose)
+    return board
 
 
 def _log_result(result: Result) -> None:

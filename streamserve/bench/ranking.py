@@ -7,8 +7,8 @@ from pathlib import Path
 
 from streamserve.bench import report
 from streamserve.bench.figures import Spread, ratio, spread
-from streamserve.bench.openloop import Latency, Summary, latency
 from streamserve.bench.systems import PLAIN
+from streamserve.workload.openloop import Latency, Summary, latency
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,14 +23,13 @@ from streamserve.lanes.vllm import environment, model, plan
 from streamserve.lanes.vllm.launch import Launcher
 from streamserve.protocols import Lane, Progress
 from streamserve.scheduler.scheduler import StreamScheduler
-from streamserve.types import LaneId, Request, Result, Slo
+from streamserve.types import LaneId, Request, Slo
+from streamserve.workload.openloop import OnResult
+from streamserve.workload.plan import Planned
 
 if TYPE_CHECKING:
     from streamserve.lanes.vllm.lane import OnOutputs, VllmLane
     from streamserve.lanes.vllm.tokenizer import ChatTokenizer
-
-OnResult = Callable[[Result], None]
-OpenScheduler = Callable[[OnResult], StreamScheduler]
 
 IDLE_LIMIT_S = 120.0
 IDLE_POLL_S = 0.05
@@ -124,6 +123,11 @@ def greedy(request_id: str, prompt_token_ids: Sequence[int], max_tokens: int, ar
     from streamserve.lanes.vllm.requests import greedy_request
 
     return replace(greedy_request(request_id, list(prompt_token_ids), max_tokens, arrived_s), slo=slo)
+
+
+def planned(request_id: str, _number: int, each: Planned, arrived_s: float, slo: Slo) -> Request:
+    """`greedy`, of an entry of a plan."""
+    return greedy(request_id, each.prompt_token_ids, each.max_tokens, arrived_s, slo)
 
 
 async def idle(lanes: Mapping[LaneId, Lane], limit_s: float = IDLE_LIMIT_S) -> None:

@@ -20,14 +20,15 @@ from typing import Any
 import numpy as np
 import uvloop
 
-from streamserve.bench import openloop, ranking, report, rig, systems
+from streamserve.bench import disturb, ranking, report, rig, systems
+from streamserve.bench.disturb import Disturbance, disturbed
 from streamserve.bench.ranking import Outcome, Served
 from streamserve.bench.steady import steady
 from streamserve.bench.systems import System
 from streamserve.errors import ConfigError
 from streamserve.lanes.vllm.plan import available_cores
 from streamserve.types import Slo
-from streamserve.workload import arrivals, plan, prompts
+from streamserve.workload import arrivals, openloop, plan, prompts
 from streamserve.workload.plan import Encode, Plan
 from streamserve.workload.prompts import Prompt
 
@@ -144,18 +145,19 @@ class Bench:
         self._systems = {text: systems.parse(text, options.order) for text in options.routers}
         self._systems[systems.PLAIN] = systems.PLAIN_ENGINE
 
-    async def serve(self, system: System, sent: Plan) -> openloop.Run:
+    async def serve(self, system: System, sent: Plan, disturbances: Sequence[Disturbance] = ()) -> openloop.Run:
         """A plan on idle lanes with empty prefix caches."""
         lane_set = self._ready.sets[system.lane_set]
         await rig.idle(lane_set.lanes)
         await rig.forget_prefixes(lane_set.lanes)
         config = system.config(self._ready)
-        run = await openloop.send(
-            sent,
-            lambda on_result: lane_set.scheduler(on_result, config),
-            rig.greedy,
-            announce_slo=self._options.announce_slo,
-        )
+        async with disturbed(list(lane_set.lanes.values()), disturbances):
+            run = await openloop.send(
+                sent,
+                lambda on_result: lane_set.scheduler(on_result, config),
+                rig.planned,
+                announce_slo=self._options.announce_slo,
+            )
         await rig.idle(lane_set.lanes)
         return run
 
@@ -183,7 +185,8 @@ class Bench:
 
     async def outcome(self, cell: Cell, system: str, sent: Plan) -> Outcome:
         """One run."""
-        run, gaps = await steady(lambda: self.serve(self._systems[system], sent), print)
+        disturbances = [disturb.parse(text) for text in self._options.disturb]
+        run, gaps = await steady(lambda: self.serve(self._systems[system], sent, disturbances), print)
         summary = openloop.summarise(run)
         return Outcome(cell.arrivals, cell.load, system, cell.repeat, summary, gaps.machine_s, gaps.loop_s, served(run))
 
@@ -238,6 +241,8 @@ async def main(options: Any) -> None:
 
 def check(options: Any) -> None:
     """Find mistakes before lanes are started. Raises `ConfigError`."""
+    for text in options.disturb:
+        disturb.parse(text)
     for text in options.routers:
         systems.parse(text, options.order)
     for text in options.arrivals:
@@ -270,6 +275,7 @@ def arguments() -> argparse.ArgumentParser:
     add("--multi-turn", action="store_true", help="conversations: the first workload opens, the others follow up")
     add("--turns", type=int, default=4)
     add("--pause", type=float, default=8.0, help="mean seconds between the turns of a conversation")
+    add("--disturb", nargs="+", default=[], help=f"what happens in every run: {disturb.USAGE}")
     add("--slo-ttft", type=float, default=3.0, help="seconds")
     add("--slo-tpot", type=float, default=0.1, help="seconds")
     add("--announce-slo", action="store_true", help="requests carry their SLO; without, they are only judged by it")

@@ -31,7 +31,10 @@ class System:
 
     def config(self, ready: Rig) -> Config:
         """The configuration of its set of lanes, with its router and its order."""
-        config = ready.sets[self.lane_set].config
+        return self.over(ready.sets[self.lane_set].config)
+
+    def over(self, config: Config) -> Config:
+        """A configuration with this system's router and order."""
         scheduler: dict[str, Any] = {"order": self.order}
         if not self.late_binding:
             scheduler["backlog_s"] = None

@@ -25,13 +25,20 @@ class Room:
 
         As for routers, every ready lane pairs with itself while no configured pair is ready.
         """
-        ready = {lane for lane, snapshot in signals.items() if snapshot.state is LaneState.READY}
-        batch = {lane for lane in ready if load[lane].requests < signals[lane].max_running}
-        short = {lane for lane in batch if self._short(signals[lane], load[lane])}
-        configured = {lane for lane in self._decodes if lane in ready and not ready.isdisjoint(self._decodes[lane])}
-        if not configured:
-            return frozenset(short)
-        return frozenset(lane for lane in short & configured if not batch.isdisjoint(self._decodes[lane]))
+        ready, batch, short = set(), set(), []
+        for lane, snapshot in signals.items():
+            if snapshot.state is not LaneState.READY:
+                continue
+            ready.add(lane)
+            work = load[lane]
+            if work.prefill_requests + work.decode_requests < snapshot.max_running:
+                batch.add(lane)
+                if self._short(snapshot, work):
+                    short.append(lane)
+        some = frozenset(lane for lane in short if not batch.isdisjoint(self._decodes.get(lane, ())))
+        if some or any(lane in ready and not ready.isdisjoint(decodes) for lane, decodes in self._decodes.items()):
+            return some
+        return frozenset(short)
 
     def _short(self, snapshot: LaneSignals, load: LaneLoad) -> bool:
         return not load.prefill_requests or load.prefill_tokens * snapshot.cost.prefill_token_s < self._backlog_s

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable, Collection
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Mapping
 from dataclasses import replace
 
 from streamserve.clock import now
@@ -15,7 +15,7 @@ from streamserve.scheduler.order import due_s
 from streamserve.scheduler.record import Record
 from streamserve.scheduler.room import Room
 from streamserve.scheduler.work import Work, WorkEstimate, costs
-from streamserve.signals import DepthControl, Signals
+from streamserve.signals import DepthControl, LaneSignals, Signals
 from streamserve.stream import Stream
 from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState, Request, Result, Slo
 
@@ -152,10 +152,11 @@ class StreamScheduler:
 
     def _signals(self, queued: int, failed: Collection[LaneId] = ()) -> Signals:
         lanes = self._engine.signals()
-        signals = Signals(now(), lanes, self._load.of(lanes), queued)
         if failed:
-            signals = _avoiding(failed, signals)
-        return replace(signals, room=self._room.lanes(signals.lanes, signals.load)) if self._room else signals
+            lanes = _avoiding(failed, lanes)
+        load = self._load.of(lanes)
+        room = None if self._room is None else self._room.lanes(lanes, load)
+        return Signals(now(), lanes, load, queued, room)
 
     def _any_ready(self) -> bool:
         return any(lane.state is LaneState.READY for lane in self._engine.signals().values())
@@ -210,12 +211,11 @@ def _any_ready(signals: Signals) -> bool:
     return any(signals.ready(lane) for lane in signals.lanes)
 
 
-def _avoiding(failed: Collection[LaneId], signals: Signals) -> Signals:
-    """The signals with these lanes shown as lost, unless no other is ready."""
-    if not any(signals.ready(lane) for lane in signals.lanes if lane not in failed):
-        return signals
-    lanes = {
+def _avoiding(failed: Collection[LaneId], lanes: Mapping[LaneId, LaneSignals]) -> Mapping[LaneId, LaneSignals]:
+    """The lanes with these shown as lost, unless no other is ready."""
+    if not any(snapshot.state is LaneState.READY for lane, snapshot in lanes.items() if lane not in failed):
+        return lanes
+    return {
         lane: replace(snapshot, state=LaneState.LOST) if lane in failed else snapshot
-        for lane, snapshot in signals.lanes.items()
+        for lane, snapshot in lanes.items()
     }
-    return replace(signals, lanes=lanes)

@@ -24,6 +24,8 @@ class Planned:
     max_tokens: int
     workload: str
     slo: Slo = NO_SLO
+    output_tokens: int | None = None
+    """Simulated runs: tokens after which it stops by itself; None = at `max_tokens`, as live runs always do."""
 
 
 Plan = tuple[Planned, ...]

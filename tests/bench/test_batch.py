@@ -4,10 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from streamserve import virtual
 from streamserve.bench import batch
 from streamserve.bench.batch import Job, Pieces, Rate
 from streamserve.types import Request
-from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import expected_tokens, make_request
 

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
+from streamserve import virtual
 from streamserve.bench import rig, routing, speculation
 from streamserve.config import Config
 from streamserve.types import LaneId, Request, Slo
-from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import make_request
 

@@ -3,10 +3,10 @@
 import pytest
 
 from streamserve import config as configuration
+from streamserve import virtual
 from streamserve.bench import rig
 from streamserve.config import Config, LaneConfig
 from streamserve.types import Decision, LaneId
-from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import FakeLane, make_request, started
 

@@ -2,6 +2,7 @@
 
 from argparse import Namespace
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamserve.bench import ranking, routing, systems
-from streamserve.bench.openloop import Latency, Run, Summary
+from streamserve.bench.disturb import Disturbance
 from streamserve.bench.ranking import Outcome
 from streamserve.bench.routing import Cell, Planner
 from streamserve.config import Config, LaneConfig
 from streamserve.errors import ConfigError
 from streamserve.types import Decision, Finish, LaneId, Prediction, Result
 from streamserve.workload import prompts
+from streamserve.workload.openloop import Latency, Run, Summary
 from streamserve.workload.plan import Plan
 from streamserve.workload.prompts import Prompt
 
@@ -148,7 +150,8 @@ class Scripted(routing.Bench):
         super().__init__(None, planner, options)  # type: ignore[arg-type]
         self.served: list[str] = []
 
-    async def serve(self, system: systems.System, sent: Plan) -> Run:
+    async def serve(self, system: systems.System, sent: Plan, disturbances: Sequence[Disturbance] = ()) -> Run:
+        assert not disturbances
         self.served.append(system.name)
         decision = Decision(LaneId("a"), LaneId("b"), system.router, "test", prediction=Prediction(0.4, 0.1, 2.0))
         results = tuple(

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from streamserve import virtual
 from streamserve.bench import speculation
 from streamserve.bench.batch import Job
 from streamserve.bench.speculation import Bench, Measured, Phase
 from streamserve.signals import DepthControl, DepthMode
 from streamserve.types import Request
-from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import expected_tokens, make_request
 

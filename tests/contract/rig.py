@@ -6,8 +6,16 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from streamserve.config import EngineConfig, SpeculationConfig
+from streamserve.lanes.sim.host import Host
+from streamserve.lanes.sim.lane import SimLane
+from streamserve.lanes.sim.options import LaneOptions
+from streamserve.lanes.sim.work import SimWork, sim_request
 from streamserve.protocols import Lane
-from streamserve.types import Request
+from streamserve.types import LaneId, Request
+from tests.calibrations import example
 from tests.fakes import FakeLane, make_request, started
 
 
@@ -52,4 +60,34 @@ async def fake_rig() -> AsyncIterator[Rig]:
         await lane.aclose()
 
 
-RIGS: dict[str, Callable[[], AbstractAsyncContextManager[Rig]]] = {"fake": fake_rig}
+@asynccontextmanager
+async def sim_rig() -> AsyncIterator[Rig]:
+    calibration = example()
+    host = Host(calibration, np.random.default_rng(0))
+
+    # The suite runs in real time.
+    options = LaneOptions(speed=500.0, start_s=0.01)
+
+    def lane(index: int) -> SimLane:
+        rng = np.random.default_rng(index)
+        id = LaneId(f"lane-{index}")
+        return SimLane(id, calibration, host, EngineConfig(), SpeculationConfig(), rng, options)
+
+    def request(id: str, max_tokens: int) -> Request:
+        return sim_request(id, (5, 6, 7, 8), max_tokens, 0.0, SimWork(max_tokens, "mix"))
+
+    async def settled() -> None:
+        while any(s.running or s.waiting or s.kv_used for s in (each.signals() for each in lanes)):
+            await asyncio.sleep(0.001)
+
+    def kill(victim: Lane) -> None:
+        assert isinstance(victim, SimLane)
+        victim.fail("killed")
+
+    lanes = [lane(0), lane(1)]
+    await asyncio.gather(*(each.start(lambda _lane, _stage: None) for each in lanes))
+    yield Rig(lanes[0], lanes[1], request, kill, settled, fresh=lambda: lane(2))
+    await asyncio.gather(*(each.aclose() for each in lanes))
+
+
+RIGS: dict[str, Callable[[], AbstractAsyncContextManager[Rig]]] = {"fake": fake_rig, "sim": sim_rig}

@@ -27,7 +27,7 @@ ALL_RIGS = {**RIGS, "vllm": vllm_rig}
 
 
 @pytest_asyncio.fixture(
-    params=["fake", pytest.param("vllm", marks=[pytest.mark.live, pytest.mark.timeout(300)])],
+    params=["fake", "sim", pytest.param("vllm", marks=[pytest.mark.live, pytest.mark.timeout(300)])],
     scope="module",
     loop_scope="module",
 )

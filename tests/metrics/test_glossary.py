@@ -7,6 +7,7 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import Metric
 
+from streamserve.metrics.policy import PolicyCollector, PolicyTally
 from streamserve.metrics.prometheus import LaneCollector
 from streamserve.metrics.results import ResultMetrics
 from tests.metrics.samples import Source, full_lane, result, signals
@@ -21,7 +22,10 @@ async def emitted() -> list[Metric]:
     """Everything that a server emits that has served one request, from a lane that knows all about itself."""
     registry = CollectorRegistry()
     ResultMetrics(registry).learn(result())
-    return [*registry.collect(), *LaneCollector(Source(signals(full_lane()))).collect()]
+    tally = PolicyTally()
+    tally.decided("learned", by_policy=True)
+    lanes = LaneCollector(Source(signals(full_lane())))
+    return [*registry.collect(), *lanes.collect(), *PolicyCollector(tally).collect()]
 
 
 def public_name(metric: Metric) -> str:

@@ -12,9 +12,9 @@ from streamserve.errors import LaneLost
 from streamserve.pipeserve.pipeserve import PipeServe
 from streamserve.protocols import TokenStream
 from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneState, Request
+from streamserve.virtual import run
 from tests.fakes import FakeLane, expected_tokens, make_request, pair, started, ticks
 from tests.flaky import FlakyLane
-from streamserve.virtual import run
 
 A, B = LaneId("a"), LaneId("b")
 ALONE, APART = pair("a", "a"), pair("a", "b")

@@ -13,9 +13,9 @@ from streamserve.pipeserve.supervisor import STEADY_S, Supervisor, health
 from streamserve.protocols import Lane
 from streamserve.signals import LaneSignals
 from streamserve.types import LaneId, LaneState
+from streamserve.virtual import run
 from tests.fakes import FakeLane, ticks
 from tests.flaky import FlakyLane
-from streamserve.virtual import run
 
 BACKOFF_S = (1.0, 4.0, 16.0)
 REFUSED = LaneStartError("lane bad did not start: see its log")

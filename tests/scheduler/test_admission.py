@@ -15,8 +15,8 @@ from streamserve.scheduler.load import Dispatched, Load
 from streamserve.scheduler.record import Record
 from streamserve.signals import LaneLoad
 from streamserve.types import LaneId
-from tests.fakes import make_request, pair, ticks
 from streamserve.virtual import run
+from tests.fakes import make_request, pair, ticks
 
 LANE = LaneId("a")
 

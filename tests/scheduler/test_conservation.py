@@ -10,9 +10,9 @@ from streamserve.clock import now
 from streamserve.errors import ServeError
 from streamserve.protocols import TokenStream
 from streamserve.types import Finish, Request, Slo
+from streamserve.virtual import run
 from tests.fakes import expected_tokens, make_request, ticks
 from tests.scheduler.rack import Rack
-from streamserve.virtual import run
 
 LANES = "abcd"
 PAIRS = (("a", "b"), ("c", "d"), ("d", "d"))

@@ -9,9 +9,9 @@ from streamserve.config import SloConfig
 from streamserve.errors import NoLane
 from streamserve.signals import LaneLoad, Signals
 from streamserve.types import Decision, Finish, LaneId, Prediction, Request, Result, Slo
+from streamserve.virtual import run
 from tests.fakes import expected_tokens, make_request, pair, ticks
 from tests.scheduler.rack import Rack, read
-from streamserve.virtual import run
 
 ONE_LANE = (("a", "a"),)
 TWO_LANES = (("a", "a"), ("b", "b"))

@@ -9,10 +9,10 @@ from streamserve.clock import now
 from streamserve.errors import LaneLost, NoLane
 from streamserve.signals import LaneLoad
 from streamserve.types import Finish, LaneId
+from streamserve.virtual import run
 from tests.fakes import FakeLane, expected_tokens, make_request, ticks
 from tests.flaky import FlakyLane
 from tests.scheduler.rack import Rack, read
-from streamserve.virtual import run
 
 ONE_PAIR = (("a", "b"),)
 LOST = LaneLost("lane b is lost; retry")

@@ -31,7 +31,7 @@ class Origin(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class StepModel(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Seconds of one engine step: t(V) + context_token_s * C, and where it computes prompts, all that follows.
 
-    prompt_s + prompt_token_s * P + attention_s * A.
+    prompt_token_s * P + attention_s * A, and prompt_s if V = 0: where requests decode, t(V) has a step's fixed cost.
     V: tokens verified (one per decoding request and its draft tokens). C: tokens of context of all decoding requests.
     P: prompt tokens computed. A: over the prompt chunks, tokens n times (context before it + n / 2).
     The form is that of DistServe's and BLIS's step models, with t(V) as a table.

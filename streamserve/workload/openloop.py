@@ -8,18 +8,29 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import numpy as np
 
-from streamserve.bench.rig import OpenScheduler
 from streamserve.clock import now
 from streamserve.errors import ServeError
-from streamserve.scheduler.scheduler import StreamScheduler
-from streamserve.types import NO_SLO, Finish, LaneId, Request, Result, Slo
-from streamserve.workload.plan import Plan
+from streamserve.protocols import TokenStream
+from streamserve.types import NO_SLO, Decision, Finish, LaneId, Request, Result, Slo
+from streamserve.workload.plan import Plan, Planned
 
-MakeRequest = Callable[[str, Sequence[int], int, float, Slo], Request]
-"""Id, prompt, output tokens, arrival, SLO -> a request of fixed length."""
+
+class Scheduler(Protocol):
+    """What a run needs of a `StreamScheduler`."""
+
+    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> TokenStream: ...
+
+    async def close(self) -> None: ...
+
+
+OnResult = Callable[[Result], None]
+OpenScheduler = Callable[[OnResult], Scheduler]
+MakeRequest = Callable[[str, int, Planned, float, Slo], Request]
+"""Id, place in the plan, what was planned, arrival on the loop's clock, SLO to announce -> the request."""
 
 LIMIT_S = 900.0
 
@@ -95,11 +106,11 @@ async def send(
     readers: list[asyncio.Task[None]] = []
     ids = [f"{begun_s:.3f}-{number}" for number in range(len(plan))]
     try:
-        for request_id, each in zip(ids, plan, strict=True):
+        for number, each in enumerate(plan):
             at_s = begun_s + each.arrival_s
             await asyncio.sleep(max(0.0, at_s - now()))
             slo = each.slo if announce_slo else NO_SLO
-            request = make_request(request_id, each.prompt_token_ids, each.max_tokens, at_s, slo)
+            request = make_request(ids[number], number, each, at_s, slo)
             readers.append(asyncio.create_task(_read(scheduler, request, itl_s)))
         await asyncio.wait(readers, timeout=limit_s)
     finally:
@@ -111,7 +122,7 @@ async def send(
     return Run(plan, tuple(results[request_id] for request_id in ids), begun_s, tuple(itl_s))
 
 
-async def _read(scheduler: StreamScheduler, request: Request, itl_s: list[float]) -> None:
+async def _read(scheduler: Scheduler, request: Request, itl_s: list[float]) -> None:
     # A request that fails has its error in its result.
     with suppress(ServeError):
         last_s: float | None = None

@@ -1,19 +1,17 @@
 """Open-loop runs over a fake rack in virtual time: when requests go out, what is counted, what failures do."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
-from streamserve.bench import openloop
-from streamserve.bench.openloop import Run
-from streamserve.bench.rig import OnResult
+from streamserve import virtual
 from streamserve.build import assemble
 from streamserve.config import Config, LaneConfig, SchedulerConfig
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.types import NO_SLO, Decision, Finish, LaneId, Request, Result, Slo
+from streamserve.workload import openloop
+from streamserve.workload.openloop import OnResult, Run
 from streamserve.workload.plan import Plan, Planned
-from streamserve import virtual
 from tests.bench.slow import SlowLane
 from tests.fakes import make_request
 
@@ -21,9 +19,10 @@ SLO = Slo(ttft_s=1.0, tpot_s=0.2)
 ANNOUNCED: list[Slo] = []
 
 
-def make(id: str, prompt: Sequence[int], max_tokens: int, arrived_s: float, slo: Slo) -> Request:
+def make(id: str, number: int, planned: Planned, arrived_s: float, slo: Slo) -> Request:
     ANNOUNCED.append(slo)
-    return make_request(id, prompt, max_tokens, arrived_s=arrived_s, slo=slo)
+    assert id.endswith(f"-{number}")
+    return make_request(id, planned.prompt_token_ids, planned.max_tokens, arrived_s=arrived_s, slo=slo)
 
 
 def plan(*arrivals_s: float, max_tokens: int = 4) -> Plan:

@@ -1,0 +1,122 @@
+"""Evaluation: trained policies against the heuristic in held-out scenarios."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agents import environments, report
+from agents.comparison import Table, compare
+from agents.folder import write
+from agents.recipe import Recipe
+from agents.scenarios import FIRST_SEED, chosen, of_texts, scenarios
+from agents.served import ENVS, baseline, env_kwargs, served
+from agents.trial import Act, MakeEnv, heuristic
+from streamserve import config as configuration
+from streamserve.errors import ConfigError, PolicyError
+from streamserve.policy import store
+from streamserve.policy.card import Score
+from streamserve.policy.store import Policy
+from streamserve.types import Slo
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is compared."""
+
+    policies: Sequence[str]
+    """Names of shipped ones, or folders; all of one kind."""
+    scenarios: Sequence[str] = ()
+    """Names; none = all."""
+    config: str = "cpu-pair"
+    calibration: str | None = None
+    seeds: int = 10
+    requests: int = 256
+    prompts: str | None = None
+    """A folder of prompt sets: scenarios of their texts are added."""
+    arrivals: Sequence[str] = ("poisson", "gamma:5")
+    """For those."""
+    baselines: Sequence[str] = ()
+    slo: Slo = Slo(3.0, 0.1)
+
+
+def evaluate(asked: Asked, say: Say) -> Table:
+    """Compare in simulation. Raises `ConfigError` and `PolicyError`."""
+    policies = {name: store.load(store.find(name)) for name in asked.policies}
+    kind, given = _common(policies)
+    names = _titles(policies)
+    recipe = environments.calibrated(Recipe(env=ENVS[kind], env_kwargs=_plain(asked)))  # type: ignore[arg-type]
+    known = scenarios(configuration.load(asked.config), asked.requests)
+    if asked.prompts is not None:
+        known |= of_texts(asked.prompts, asked.arrivals, asked.requests)
+    makers: dict[str, MakeEnv] = {
+        name: partial(environments.make, recipe, {**given, **settings})
+        for name, settings in chosen(known, asked.scenarios).items()
+    }
+    rival = "specustream" if kind == "spec" else "flowguard"
+    acts: dict[str, Callable[[MakeEnv], Act]] = {rival: heuristic}
+    for name, policy in policies.items():
+        acts[names[name]] = _always(served(policy))
+    for name in asked.baselines:
+        if kind == "spec":
+            raise ConfigError("--baselines are of routing; policies of kind spec are compared with SpecuStream alone")
+        baseline(name)
+        acts[name] = _anew(name)
+    seeds = [FIRST_SEED + number for number in range(asked.seeds)]
+    return compare(makers, acts, seeds, asked.slo, say)
+
+
+def keep(table: Table, folder: Path) -> None:
+    """`evaluation.json`, `report.md`, and a picture of each figure."""
+    write(folder / "evaluation.json", msgspec.json.format(msgspec.json.encode(table), indent=1))
+    write(folder / "report.md", report.text(table).encode())
+    for figure in report.FIGURES:
+        report.forest(folder / f"{figure}.png", table, figure)
+
+
+def score(name: str, table: Table) -> None:
+    """Write the gains into the card of the only policy, by which `streamserve serve --policy auto` judges it."""
+    folder = store.find(name)
+    policy = store.load(folder)
+    found = [(scenario, table.gain(scenario, policy.card.name)) for scenario in table.scenarios]
+    scores = [Score(scenario, gain.value, gain.low, gain.high) for scenario, gain in found]
+    store.save(folder, msgspec.structs.replace(policy.card, scores=scores), policy.weights)
+
+
+def _plain(asked: Asked) -> dict[str, Any]:
+    calibration = {} if asked.calibration is None else {"calibration": asked.calibration}
+    return {"config": asked.config, **calibration}
+
+
+def _common(policies: Mapping[str, Policy]) -> tuple[str, dict[str, Any]]:
+    """Kind and environment settings that all policies share."""
+    if not policies:
+        raise ConfigError("name at least one policy: a folder with policy.npz and card.json, or a shipped one")
+    wanted = {name: (policy.card.kind, env_kwargs(policy.card)) for name, policy in policies.items()}
+    first = next(iter(wanted.values()))
+    for name, each in wanted.items():
+        if each != first:
+            raise PolicyError(f"{name} is observed otherwise than {next(iter(wanted))}: evaluate them one by one")
+    return first
+
+
+def _titles(policies: Mapping[str, Policy]) -> dict[str, str]:
+    """Each by its name, and where two have the same, by the folder too: `best` and `last` of a run."""
+    names = [policy.card.name for policy in policies.values()]
+    return {
+        source: policy.card.name if names.count(policy.card.name) == 1 else f"{policy.card.name} ({Path(source).name})"
+        for source, policy in policies.items()
+    }
+
+
+def _always(act: Act) -> Callable[[MakeEnv], Act]:
+    return lambda _make: act
+
+
+def _anew(name: str) -> Callable[[MakeEnv], Act]:
+    return lambda _make: baseline(name)

@@ -1,0 +1,122 @@
+"""Routers that have an agent decide: FlowGuard assesses, the agent picks, FlowGuard remembers."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from envs.reward import Cost, Ledger
+from envs.talk import Abandoned
+from streamserve.errors import Undecided
+from streamserve.flowguard.flowguard import FlowGuard
+from streamserve.policy.codec import Codec
+from streamserve.policy.question import Answer, Question
+from streamserve.policy.rhythm import Rhythm
+from streamserve.signals import Signals
+from streamserve.types import Decision, LaneId, Request, Result
+
+ROUTER = "agent"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Asked:
+    """One decision that waits for its answer."""
+
+    question: Question
+    signals: Signals
+    cost: Cost
+    """Since the decision before."""
+
+    @property
+    def request(self) -> Request:
+        return self.question.assessment.view.request
+
+
+class Inquiry:
+    """Makes questions of requests, and decisions of answers."""
+
+    def __init__(self, flowguard: FlowGuard, codec: Codec, ledger: Ledger) -> None:
+        self.flowguard = flowguard
+        self._codec = codec
+        self._ledger = ledger
+        self._rhythm = Rhythm()
+
+    def about(self, request: Request, signals: Signals) -> Asked:
+        """The decision to take now. Raises `NoLane`."""
+        assessment = self.flowguard.assess(request, signals)
+        best = self.flowguard.best(assessment)
+        question = self._codec.question(assessment, best, signals, self._rhythm.beat(signals.at_s))
+        return Asked(question, signals, self._ledger.settle(signals.at_s))
+
+    def decide(self, asked: Asked, answer: Answer) -> Decision:
+        """The answer as a decision."""
+        return self._codec.decide(self.flowguard, asked.question, answer, ROUTER)
+
+
+class WaitingRouter:
+    """Waits for the agent inside of `route`, while virtual time and everything else stands still.
+
+    ask: raises `Abandoned` when the agent has gone; then `give_up` is called.
+    """
+
+    def __init__(self, inquiry: Inquiry, ask: Callable[[Asked], Answer], give_up: Callable[[], None]) -> None:
+        self._inquiry = inquiry
+        self._ask = ask
+        self._give_up = give_up
+
+    def route(self, request: Request, signals: Signals) -> Decision:
+        """Raises `NoLane`, and `Undecided` for good when the agent has gone."""
+        asked = self._inquiry.about(request, signals)
+        try:
+            return self._inquiry.decide(asked, self._ask(asked))
+        except Abandoned:
+            self._give_up()
+            raise Undecided from None
+
+    def learn(self, result: Result) -> None:
+        self._inquiry.flowguard.learn(result)
+
+
+class AskingRouter:
+    """Has no answer at first: `route` raises `Undecided` until `answer` has it, while everything else goes on.
+
+    An answer holds for the request and the lanes that it was given for; when those have changed since, the agent is
+    asked again.
+    """
+
+    def __init__(self, inquiry: Inquiry, post: Callable[[Asked], None]) -> None:
+        self._inquiry = inquiry
+        self._post = post
+        self._asked: Asked | None = None
+        self._answer: Answer | None = None
+
+    def route(self, request: Request, signals: Signals) -> Decision:
+        """Raises `NoLane` and `Undecided`."""
+        asked, answer = self._asked, self._answer
+        if asked is None or not self._holds(asked, answer, request, signals):
+            self._asked = self._answer = None
+            self._asked = self._inquiry.about(request, signals)
+            self._post(self._asked)
+            raise Undecided
+        if answer is None:
+            raise Undecided
+        self._asked = self._answer = None
+        return self._inquiry.decide(asked, answer)
+
+    def answer(self, asked: Asked, answer: Answer) -> None:
+        """What the agent says; ignored where it is asked something else by now. Then have the scheduler look."""
+        if asked is self._asked:
+            self._answer = answer
+
+    def learn(self, result: Result) -> None:
+        self._inquiry.flowguard.learn(result)
+
+    def _holds(self, asked: Asked, answer: Answer | None, request: Request, signals: Signals) -> bool:
+        if request.id != asked.request.id or _ready(signals) != _ready(asked.signals):
+            return False
+        if answer is None or signals.room is None:
+            return True
+        view = asked.question.assessment.view
+        return view.lanes.lanes[int(view.block.prefill[answer.place[0]])] in signals.room
+
+
+def _ready(signals: Signals) -> frozenset[LaneId]:
+    return frozenset(lane for lane in signals.lanes if signals.ready(lane))

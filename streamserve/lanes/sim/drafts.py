@@ -1,0 +1,150 @@
+"""Drafts of simulated requests: which class of draft each decode step has, and how far it is right."""
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import accumulate, zip_longest
+
+import numpy as np
+
+from streamserve.errors import ConfigError
+from streamserve.lanes.sim.calibration import Calibration, DraftClass
+from streamserve.specustream.draft import Draft
+
+NONE = -1
+"""The class of a step without a draft."""
+BLOCK_STEPS = 32
+ALL = "mix"
+
+
+class Chain:
+    """How the classes of a request's steps follow one another.
+
+    With probability `stay` as in the step before, else drawn anew so that each class keeps its share of all steps.
+    """
+
+    def __init__(self, classes: Sequence[DraftClass]) -> None:
+        none = max(0.0, 1.0 - sum(each.share for each in classes))
+        fresh = [each.share * (1.0 - each.stay) for each in classes]
+        whole = sum(fresh) + none
+        self.stay = [each.stay for each in classes]
+        self.shares = list(accumulate(each.share for each in classes))
+        """Share of the classes up to each."""
+        self.fresh = [bound / whole for bound in accumulate(fresh)] if whole else [1.0] * len(classes)
+        """The same of those that are drawn anew."""
+
+
+class Drafts:
+    """The draft classes of all workloads as a lane meets them.
+
+    A class is known to SpecuStream by its place alone: a live lane cannot tell workloads apart either.
+    max_depth: longer drafts are cut. scale: on every acceptance.
+    Raises `ConfigError` where nothing of drafts was calibrated.
+    """
+
+    def __init__(self, calibration: Calibration, max_depth: int, scale: float) -> None:
+        if not calibration.acceptance:
+            raise ConfigError(
+                "this calibration knows nothing of drafts: set speculation.method=none, or calibrate with them"
+            )
+        self._by_workload = calibration.acceptance
+        self._chains = {workload: Chain(classes) for workload, classes in calibration.acceptance.items()}
+        self._misses: dict[str, list[list[float]]] = {}
+        lengths = [
+            max(length_of(each, max_depth) for each in alike if each is not None)
+            for alike in zip_longest(*calibration.acceptance.values())
+        ]
+        self.guesses = self._typical(lengths)
+        """Acceptance per kind of draft token, as one would guess it."""
+        firsts = [0, *accumulate(lengths)]
+        self._drafts = {
+            workload: [_draft(first, length_of(each, max_depth)) for first, each in zip(firsts, classes, strict=False)]
+            for workload, classes in calibration.acceptance.items()
+        }
+        self.scale(scale)
+
+    def scale(self, scale: float) -> None:
+        """Acceptance is the calibrated one times this, at most 1, from now on."""
+        for workload, classes in self._by_workload.items():
+            self._misses[workload] = [
+                [-survival for survival in accumulate((min(1.0, rate * scale) for rate in each.acceptance), _times)]
+                for each in classes
+            ]
+
+    def chain(self, workload: str) -> Chain:
+        """How a workload's drafts follow one another. Raises `ConfigError` for one that was not calibrated."""
+        if workload not in self._chains:
+            known = ", ".join(self._chains) or "none"
+            raise ConfigError(f"no drafts of workload {workload!r} were calibrated; known: {known}")
+        return self._chains[workload]
+
+    def drafts(self, workload: str) -> list[Draft]:
+        """A draft of each of a workload's classes. Its tokens are all 1: what counts is whether the output's are."""
+        return self._drafts[workload]
+
+    def misses(self, workload: str) -> list[list[float]]:
+        """Per class, minus the probabilities that its first 1, 2, ... tokens are right; changes with `scale`."""
+        return self._misses[workload]
+
+    def _typical(self, lengths: list[int]) -> tuple[float, ...]:
+        typical = self._by_workload.get(ALL) or max(self._by_workload.values(), key=len, default=())
+        guesses: list[float] = []
+        for place, length in enumerate(lengths):
+            rates = typical[place].acceptance if place < len(typical) else ()
+            guesses += [rates[min(n, len(rates) - 1)] if rates else 0.5 for n in range(length)]
+        return tuple(guesses)
+
+
+class Luck:
+    """One request's drafts, step by step, drawn from its own seed: the same under every policy.
+
+    A chance below the probability that the first n tokens are right makes them right.
+    """
+
+    def __init__(self, chain: Chain, seed: int) -> None:
+        self._rng = np.random.Generator(np.random.PCG64(seed))
+        self._chain = chain
+        self.places: list[int] = []
+        """Class of each step so far drawn, `NONE` = no draft."""
+        self.chances: list[float] = []
+        """Minus the chance of each step."""
+
+    def reach(self, step: int) -> None:
+        """Draw so far that this step is known."""
+        while step >= len(self.places):
+            self._draw()
+
+    def _draw(self) -> None:
+        uniform = self._rng.random(2 * BLOCK_STEPS)
+        self.chances += (-uniform[BLOCK_STEPS:]).tolist()
+        stay, fresh, places = self._chain.stay, self._chain.fresh, self.places
+        known = len(stay)
+        chances = uniform[:BLOCK_STEPS].tolist()
+        if not places:
+            place = bisect_left(self._chain.shares, chances.pop(0))
+            places.append(place if place < known else NONE)
+        place = places[-1]
+        for chance in chances:
+            kept = stay[place] if place >= 0 else 0.0
+            if chance >= kept:
+                place = bisect_left(fresh, (chance - kept) / (1.0 - kept))
+                if place >= known:
+                    place = NONE
+            places.append(place)
+
+
+def length_of(draft: DraftClass, max_depth: int) -> int:
+    """Tokens of such a draft on a lane that drafts no deeper than this."""
+    return min(len(draft.acceptance), max_depth)
+
+
+def right(misses: list[float], chance: float) -> int:
+    """How many tokens of a draft are right, with `Drafts.misses` of its class and the step's `Luck.chances`."""
+    return bisect_left(misses, chance)
+
+
+def _draft(first_kind: int, length: int) -> Draft:
+    return Draft((1,) * length, tuple(range(first_kind, first_kind + length)))
+
+
+def _times(a: float, b: float) -> float:
+    return a * b

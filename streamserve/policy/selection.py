@@ -1,0 +1,51 @@
+"""Selection: which of the shipped policies `auto` may load, told by their cards alone."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from streamserve.config import Config
+from streamserve.policy.card import Card
+
+MOST_LOSS = 0.02
+"""A policy that loses more than this in any scenario is not proven."""
+LEAST_SHARE = 0.5
+"""Of the scenarios in which its gain is certain."""
+
+
+class Verdict(NamedTuple):
+    """Whether a policy is proven here, and if not, why."""
+
+    card: Card
+    obstacle: str | None
+
+
+def judge(card: Card, config: Config) -> Verdict:
+    """Whether the card shows a gain for this configuration's lanes, pairs and model."""
+    lanes, pairs = len(config.lanes), len(config.stream_pairs())
+    made = card.calibration
+    if not card.made_for(lanes, pairs):
+        return Verdict(card, f"not trained for {lanes} lanes and {pairs} pairs")
+    if (made.model, made.device) != (config.model, config.device):
+        return Verdict(card, f"trained for {made.model} on {made.device}")
+    certain = sum(score.low > 0 for score in card.scores)
+    if not card.scores or certain < LEAST_SHARE * len(card.scores):
+        return Verdict(card, f"a certain gain in {certain} of {len(card.scores)} scenarios only")
+    worst = min(card.scores, key=lambda score: score.gain)
+    if worst.gain < -MOST_LOSS:
+        return Verdict(card, f"loses {-worst.gain:.1%} in {worst.scenario}")
+    return Verdict(card, None)
+
+
+def best(cards: Sequence[Card], config: Config) -> tuple[Card | None, str]:
+    """The proven policy of the highest mean gain, None if there is none; and why in one line."""
+    verdicts = [judge(card, config) for card in cards]
+    proven = [verdict.card for verdict in verdicts if verdict.obstacle is None]
+    if not proven:
+        reasons = "; ".join(f"{card.name}: {obstacle}" for card, obstacle in verdicts) or "none is shipped"
+        return None, f"no shipped policy is proven here ({reasons})"
+    chosen = max(proven, key=_mean_gain)
+    return chosen, f"its card shows a mean gain of {_mean_gain(chosen):.1%} here"
+
+
+def _mean_gain(card: Card) -> float:
+    return sum(score.gain for score in card.scores) / len(card.scores)

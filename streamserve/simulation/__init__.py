@@ -1,0 +1,1 @@
+"""Simulation: the real scheduler, routers and supervisor over simulated lanes in virtual time."""
