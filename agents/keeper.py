@@ -9,8 +9,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents import export
 from agents.folder import Folder
-from agents.network import Inputs
 from agents.learner import MODEL
+from agents.network import Inputs
 from agents.recipe import Recipe
 from agents.samples import Samples
 from streamserve.lanes.sim import calibration as calibrations

@@ -67,9 +67,7 @@ def begun(source: str, runs: Path = RUNS) -> Begun:
     return Folder.of(source, runs).begun()
 
 
-def resume(
-    source: str, n_timesteps: int | None, say: Say, runs: Path = RUNS, extra: Extra | None = None
-) -> Outcome:
+def resume(source: str, n_timesteps: int | None, say: Say, runs: Path = RUNS, extra: Extra | None = None) -> Outcome:
     """Go on with a run that was stopped, or with one that shall be longer. Raises `ConfigError`."""
     folder = Folder.of(source, runs)
     begun = folder.begun()

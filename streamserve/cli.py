@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from envs.live import Live
     from streamserve.doctor import Finding, Recommendation, Verdict
     from streamserve.machine import Machine
+    from streamserve.protocols import Lane
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -545,7 +546,7 @@ def _live_lanes(recipe: "Recipe") -> "dict[str, Live]":
     async def clean(up: "Sequence[Lane]") -> None:
         await rig.forget_prefixes({lane.id: lane for lane in up})
 
-    return {"live": Live(lanes, rig.planned_request, clean=clean)}
+    return {"live": Live(lanes, rig.planned, clean=clean)}
 
 
 @app.command(

@@ -15,6 +15,8 @@ TRANSFER_S = 0.005
 """Time that KV takes to the other lane, until a lane has reported its own."""
 UNKNOWN = -1.0
 MOST_VERIFIED = 33.0
+GAIN_STEP = 0.03
+"""Relative change of the tokens per step from which on every lane's row is made anew."""
 WARM_CELSIUS, HOT_CELSIUS = 75.0, 90.0
 """Where a GPU nears its throttling point, and where it surely is throttled."""
 
@@ -70,6 +72,8 @@ class _Source(NamedTuple):
     fresh: bool
     busy_since_s: float
     """When it was first seen with work. An idle lane reports nothing: its silence counts from then on."""
+    gained: float
+    """Tokens per step and request that it is expected to make."""
 
 
 class LaneTable:
@@ -86,6 +90,7 @@ class LaneTable:
         self._sources: list[_Source | None] = []
         self._rows: Floats = np.zeros((0, ROW))
         self._transfer_s: Floats = np.zeros(0)
+        self._gained: dict[DepthMode, float] = {}
 
     def read(self, signals: Signals) -> LaneVectors:
         """The vectors of these signals; what is missing or not a number counts as 0."""
@@ -103,27 +108,45 @@ class LaneTable:
         restarted: list[LaneId] = []
         changed = False
         typical = _typical_cost(snapshots)
+        self._pool(snapshots)
         earliest_s = signals.at_s - self._stale_s
         load_of = signals.load.get
         for place, snapshot in enumerate(snapshots):
             load = load_of(snapshot.lane, IDLE)
             cost = snapshot.cost if typical is None or snapshot.cost.steps > 0 else typical
             fresh = snapshot.at_s >= earliest_s
+            gained = self._gained.get(snapshot.depth.mode, 1.0) if snapshot.depth is not None else 1.0
             known = self._sources[place]
             busy_since_s = signals.at_s
             if known is not None:
-                if known.snapshot is snapshot and known.load is load and known.cost is cost and known.fresh is fresh:
+                same = known.snapshot is snapshot and known.load is load and known.cost is cost
+                if same and known.fresh is fresh and known.gained == gained:
                     continue
                 if known.snapshot.restarts != snapshot.restarts:
                     restarted.append(snapshot.lane)
                 if known.load.requests:
                     busy_since_s = known.busy_since_s
-            self._sources[place] = source = _Source(snapshot, load, cost, fresh, busy_since_s)
+            self._sources[place] = source = _Source(snapshot, load, cost, fresh, busy_since_s, gained)
             self._rows[place] = _row(source)
             changed = True
         if changed:
             self._transfer_s = _transfer_s(self._rows[:, 1])
         return tuple(restarted)
+
+    def _pool(self, snapshots: tuple[LaneSignals, ...]) -> None:
+        """Follow the tokens per step of all lanes of a mode together.
+
+        What a step gains depends on the texts more than on the lane. A lane's own average is one of few steps, and
+        among many lanes one always looks good by luck: it would be given everything.
+        """
+        gains: dict[DepthMode, list[float]] = {}
+        for lane in snapshots:
+            if lane.depth is not None and lane.accepted_tokens_total > 0 and math.isfinite(lane.step_output):
+                gains.setdefault(lane.depth.mode, []).append(max(1.0, lane.step_output))
+        for mode, each in gains.items():
+            mean = sum(each) / len(each)
+            if abs(mean / self._gained.get(mode, 1.0) - 1.0) > GAIN_STEP:
+                self._gained[mode] = mean
 
 
 ROW = 19
@@ -132,14 +155,14 @@ NEVER_S = 1e12
 
 
 def _row(source: _Source) -> tuple[float, ...]:
-    lane, load, cost, fresh, busy_since_s = source
+    lane, load, cost, fresh, busy_since_s, gained = source
     requests = load.requests
     # Nothing that an engine said long ago counts: not even that it is idle.
     running, waiting = (lane.running, lane.waiting) if fresh else (0, 0)
     decoding = max(load.decode_requests, running - load.prefill_requests)
-    verified = _verified(lane)
-    step_s, tpot_s = _pace(lane, cost, verified, max(1, decoding))
-    tpot_one_more_s = max(tpot_s, _pace(lane, cost, verified, max(1, decoding) + 1)[1])
+    paced = _Paced(lane, cost, gained)
+    step_s, tpot_s = paced.at(max(1, decoding))
+    tpot_one_more_s = max(tpot_s, paced.at(max(1, decoding) + 1)[1])
     transfer_s = lane.transfer_s.slow_s
     row = (
         max(lane.at_s, busy_since_s) if requests else NEVER_S,
@@ -157,7 +180,7 @@ def _row(source: _Source) -> tuple[float, ...]:
         max(0.0, cost.prefill_token_s),
         step_s,
         0.5 if decoding else 0.0,
-        max(1.0, lane.step_output),
+        gained,
         tpot_one_more_s,
         (tpot_one_more_s - tpot_s) * decoding,
         _pressure(lane.device),
@@ -166,15 +189,25 @@ def _row(source: _Source) -> tuple[float, ...]:
     return row if math.isfinite(sum(row)) else tuple(value if math.isfinite(value) else 0.0 for value in row)
 
 
-def _pace(lane: LaneSignals, cost: StepCost, verified: float, requests: int) -> tuple[float, float]:
-    """Seconds of a step, and per output token, with this many requests that decode. verified: tokens, of each."""
-    drafting_s = cost.decode_step_s(requests * verified)
-    tpot_s = drafting_s / max(1.0, lane.step_output)
-    if verified == 1.0 or (lane.depth is not None and lane.depth.mode is DepthMode.FIXED):
-        return drafting_s, tpot_s
-    # A lane that chooses its depth does not speculate where that costs more than it gains.
-    plain_s = cost.decode_step_s(requests)
-    return (plain_s, plain_s) if plain_s < tpot_s else (drafting_s, tpot_s)
+class _Paced:
+    """How fast a lane decodes with so many requests."""
+
+    def __init__(self, lane: LaneSignals, cost: StepCost, gained: float) -> None:
+        self._cost = cost
+        self._gained = gained
+        self._verified = _verified(lane, gained)
+        # A lane that chooses its depth does not speculate where that costs more than it gains.
+        self._chooses = self._verified > 1.0 and (lane.depth is None or lane.depth.mode is not DepthMode.FIXED)
+
+    def at(self, requests: int) -> tuple[float, float]:
+        """Seconds of a step, and per output token."""
+        step_s = self._cost.decode_step_s(requests * self._verified)
+        tpot_s = step_s / self._gained
+        if self._chooses:
+            plain_s = self._cost.decode_step_s(requests)
+            if plain_s < tpot_s:
+                return plain_s, plain_s
+        return step_s, tpot_s
 
 
 def _transfer_s(reported_s: Floats) -> Floats:
@@ -209,9 +242,9 @@ def _typical_cost(snapshots: tuple[LaneSignals, ...]) -> StepCost | None:
     return learned[len(learned) // 2]
 
 
-def _verified(lane: LaneSignals) -> float:
+def _verified(lane: LaneSignals, gained: float) -> float:
     """Tokens that a step verifies per decoding request: one, and the drafts behind those that are accepted."""
-    if lane.accepted_tokens_total <= 0 or lane.step_output <= 1.0:
+    if lane.accepted_tokens_total <= 0 or gained <= 1.0:
         return 1.0
-    drafted = (lane.step_output - 1.0) * lane.draft_tokens_total / lane.accepted_tokens_total
+    drafted = (gained - 1.0) * lane.draft_tokens_total / lane.accepted_tokens_total
     return min(MOST_VERIFIED, 1.0 + drafted)

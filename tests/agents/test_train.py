@@ -2,6 +2,7 @@
 
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,21 +155,21 @@ def test_a_run_begins_with_an_earlier_one(run: Folder, lanes: dict[str, Any], tm
     model = learner(recipe(lanes, init=str(run.last)), envs, seed=9)
     assert np.array_equal(model.policy.weights().W4, store.load(run.last).weights.W4)
     assert model.num_timesteps == 0
-    for wrong, said in (("nowhere", "there is no nowhere"),):
-        with pytest.raises(ConfigError, match=said):
-            learner(recipe(lanes, init=wrong), envs, seed=9)
+    with pytest.raises(ConfigError, match="there is no nowhere"):
+        learner(recipe(lanes, init="nowhere"), envs, seed=9)
     with pytest.raises(ConfigError, match="policy_kwargs.hidden"):
         learner(recipe(lanes, init=str(run.last), policy_kwargs=Residual(hidden=8)), envs, seed=9)
     envs.close()
 
 
 def test_unknown_scenarios_and_baselines_are_named(run: Folder, lanes: dict[str, Any]) -> None:
-    for given, said in ({"scenarios": ["storm"]}, "storm"), ({"baselines": ["oracle"]}, "oracle"):
-        asked = evaluate.Asked(
-            [str(run.best)], config=lanes["config"], calibration=lanes["calibration"], seeds=2, **given
-        )
+    asked = evaluate.Asked([str(run.best)], config=lanes["config"], calibration=lanes["calibration"], seeds=2)
+    for wrong, said in (
+        (replace(asked, scenarios=["storm"]), "storm"),
+        (replace(asked, baselines=["oracle"]), "oracle"),
+    ):
         with pytest.raises(ConfigError, match=said):
-            evaluate.evaluate(asked, lambda _line: None)
+            evaluate.evaluate(wrong, lambda _line: None)
 
 
 def test_what_cannot_work_leaves_no_folder_behind(lanes: dict[str, Any], tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamserve.config import PolicyConfig
@@ -77,6 +77,7 @@ class TestArms:
         arms.add(True, 1.0)
         assert arms.compare() is not None
 
+    @settings(deadline=None)
     @given(st.integers(0, 2**32 - 1), st.integers(40, 80), st.floats(0.1, 0.9))
     def test_it_is_the_comparison_of_the_last_results(self, seed: int, most: int, share: float) -> None:
         rng = np.random.default_rng(seed)

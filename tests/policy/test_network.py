@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -66,6 +66,7 @@ def test_the_number_of_rows_may_change_between_calls() -> None:
         )
 
 
+@settings(deadline=None)
 @given(st.integers(0, 1000), st.permutations(range(6)))
 def test_permuting_rows_permutes_the_answer(seed: int, order: list[int]) -> None:
     network = Network(weights(seed))

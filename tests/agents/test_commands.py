@@ -1,0 +1,120 @@
+"""`streamserve train | evaluate | tensorboard`: what their options become."""
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from agents import board, evaluate, installed, train
+from agents.comparison import Table
+from agents.folder import Begun, Folder
+from agents.recipe import Recipe, load
+from agents.train import Outcome
+from streamserve import cli
+from streamserve.errors import ConfigError, SetupError
+
+RUNNER = CliRunner()
+
+
+@pytest.fixture
+def trained(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """What a fake of the training was called with; it says that it was stopped."""
+    calls: list[tuple[Any, ...]] = []
+
+    def fake(*given: Any) -> Outcome:
+        calls.append(given)
+        return Outcome(Folder(Path("runs/some")), 512, len(calls) < 2, None)
+
+    monkeypatch.setattr(train, "train", fake)
+    monkeypatch.setattr(train, "resume", fake)
+    return calls
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "tensorboard"])
+def test_each_command_has_help_with_examples(command: str) -> None:
+    result = RUNNER.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
+    assert result.exit_code == 0
+    assert f"streamserve {command}" in result.stdout.partition("Examples:")[2]
+
+
+def test_help_of_the_commands_loads_no_training_library() -> None:
+    heavy = ["torch", "stable_baselines3", "sb3_contrib", "gymnasium", "tensorboard", "matplotlib", "agents"]
+    code = (
+        "import sys; from typer.testing import CliRunner; from streamserve import cli\n"
+        "for command in ('train', 'evaluate', 'tensorboard'): CliRunner().invoke(cli.app, [command, '--help'])\n"
+        f"print([name for name in {heavy} if name in sys.modules])"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_train_takes_options_over_its_recipe(trained: list[tuple[Any, ...]]) -> None:
+    options = ["--config", "route", "--env", "Serve", "--total-timesteps", "9", "--set", "gamma=0.9", "--seed", "4"]
+    result = RUNNER.invoke(cli.app, ["train", *options, "--name", "mine", "--runs", "elsewhere"])
+    assert result.exit_code == 0, result.output
+    ((recipe, seed, name, _, runs, extra),) = trained
+    assert recipe == load("route", ["env=Serve", "n_timesteps=9", "gamma=0.9"])
+    assert (seed, name, runs, extra) == (4, "mine", Path("elsewhere"), {})
+    assert "512 steps" in result.stdout
+
+
+def test_a_run_that_was_stopped_tells_how_it_goes_on(trained: list[tuple[Any, ...]], tmp_path: Path) -> None:
+    Folder.new("some", Begun(Recipe(), 0, ""), tmp_path)
+    RUNNER.invoke(cli.app, ["train"])
+    result = RUNNER.invoke(cli.app, ["train", "--resume", "some", "--total-timesteps", "2000", "--runs", str(tmp_path)])
+    assert result.exit_code == 130
+    assert "--resume some" in result.stdout
+    assert trained[1][:2] == ("some", 2000)
+
+
+def test_real_lanes_come_with_the_plant_live(trained: list[tuple[Any, ...]]) -> None:
+    result = RUNNER.invoke(cli.app, ["train", "--config", "live"])
+    assert result.exit_code == 0, result.output
+    assert set(trained[0][5]) == {"live"}
+
+
+def test_evaluate_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[evaluate.Asked] = []
+
+    def fake(given: evaluate.Asked, _say: Any) -> Table:
+        asked.append(given)
+        return Table("flowguard", [])
+
+    monkeypatch.setattr(evaluate, "evaluate", fake)
+    options = ["--scenarios", "busy,slow lane", "--seeds", "3", "--requests", "9", "--baselines", "random"]
+    result = RUNNER.invoke(cli.app, ["evaluate", "one", *options, "--prompts", "texts", "--arrivals", "gamma:2"])
+    assert result.exit_code == 0, result.output
+    (given,) = asked
+    assert (given.policies, given.scenarios, given.seeds) == (["one"], ("busy", "slow lane"), 3)
+    assert (given.requests, given.baselines, given.prompts, given.arrivals) == (9, ("random",), "texts", ["gamma:2"])
+
+
+def test_scores_are_written_for_one_policy_at_a_time() -> None:
+    result = RUNNER.invoke(cli.app, ["evaluate", "one", "two", "--write-scores"])
+    assert isinstance(result.exception, ConfigError)
+
+
+def test_tensorboard_serves_this_machine_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    commands: list[list[str]] = []
+
+    def run(command: list[str], **_: Any) -> subprocess.CompletedProcess[bytes]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    result = RUNNER.invoke(cli.app, ["tensorboard", "--logdir", str(tmp_path), "--port", "7000"])
+    assert result.exit_code == 0
+    text = " ".join(commands[0])
+    assert "tensorboard.main" in text and f"--logdir {tmp_path}" in text
+    assert "--host 127.0.0.1" in text and "--port 7000" in text
+    missing = RUNNER.invoke(cli.app, ["tensorboard", "--logdir", str(tmp_path / "none")])
+    assert isinstance(missing.exception, ConfigError)
+
+
+def test_without_the_libraries_the_command_says_how_to_get_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(installed, "NEEDED", ("torch", "a_library_that_is_not_there"))
+    result = RUNNER.invoke(cli.app, ["train"])
+    assert isinstance(result.exception, SetupError)
+    assert "a_library_that_is_not_there" in str(result.exception) and "streamserve[train]" in str(result.exception)
