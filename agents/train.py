@@ -79,6 +79,10 @@ def resume(source: str, n_timesteps: int | None, say: Say, runs: Path = RUNS, ex
 
 def _run(folder: Folder, recipe: Recipe, seed: int, checkpoint: Path | None, helpers: Helpers) -> Outcome:
     envs = environments.training(recipe, lambda: environments.make(recipe, helpers.extra))
+    helpers.say(
+        f"{folder.path}: {recipe.n_timesteps} decisions in {recipe.n_envs} environments; "
+        f"watch it with streamserve tensorboard --logdir {folder.path.parent}"
+    )
     try:
         model = learner.learner(recipe, envs, seed) if checkpoint is None else learner.resumed(checkpoint, envs, seed)
         model.set_logger(configure(str(folder.path), ["tensorboard"]))

@@ -132,8 +132,11 @@ class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Who leaves our queue first, among equal priorities; a request with an SLO goes by its slack in any case."""
     patience: float = 4.0
     """`shortest_work`: a request lets others pass that come within its predicted work times this."""
-    backlog_s: float | None = 0.25
-    """A lane is given another prompt while what it has yet to prefill takes less than this; null = at once, always."""
+    late_binding: Literal["auto", "always"] = "auto"
+    """Whether requests wait in our queue until a lane has room: always, or while their order can change, that is with
+    another order than `fcfs`, and for a minute after a request with a priority or an SLO."""
+    backlog_s: float | None = 1.0
+    """Room: a lane is given another prompt while what it has yet to prefill takes less than this; null = any number."""
     max_attempts: int = 3
     """Times a request may be started before its error is reported."""
     resume: bool = True

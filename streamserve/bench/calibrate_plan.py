@@ -101,7 +101,7 @@ def subjects(limits: Limits) -> dict[str, list[list[Cell]]]:
     more: list[Cell] = [Together(batch, depth, other) for batch, depth in ((1, 0), (16, 2)) for other in (0, 256)]
     short: list[Cell] = [Split(tokens) for tokens in SPLITS if tokens <= 512]
     split: list[Cell] = [Split(tokens) for tokens in SPLITS]
-    found = {
+    found: dict[str, list[list[Cell]]] = {
         "steps": [coarse, fine],
         "together": [together, together + more],
         "split": [short, split],

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import msgspec
 
@@ -14,7 +14,8 @@ from streamserve.types import LaneId
 
 LANES = "lanes"
 PLAIN = "plain"
-DIRECT = "direct"
+DIRECT: Literal["direct"] = "direct"
+LATE: Literal["late"] = "late"
 ORDERS: tuple[str, ...] = get_args(get_type_hints(SchedulerConfig)["order"])
 
 
@@ -26,8 +27,8 @@ class System:
     lane_set: str
     router: str
     order: str
-    late_binding: bool = True
-    """Whether requests wait in our queue while every lane is busy with prompts."""
+    binding: Literal["auto", "direct", "late"] = "auto"
+    """Whether requests wait in our queue while every lane is busy with prompts: as configured, never, always."""
 
     def config(self, ready: Rig) -> Config:
         """The configuration of its set of lanes, with its router and its order."""
@@ -36,28 +37,33 @@ class System:
     def over(self, config: Config) -> Config:
         """A configuration with this system's router and order."""
         scheduler: dict[str, Any] = {"order": self.order}
-        if not self.late_binding:
+        if self.binding == DIRECT:
             scheduler["backlog_s"] = None
+        elif self.binding == LATE:
+            scheduler["late_binding"] = "always"
         settings = msgspec.structs.replace(config.scheduler, **scheduler)
         return msgspec.structs.replace(config, router=self.router, scheduler=settings)
 
 
-PLAIN_ENGINE = System(PLAIN, PLAIN, "round_robin", "fcfs", late_binding=False)
+PLAIN_ENGINE = System(PLAIN, PLAIN, "round_robin", "fcfs", DIRECT)
 """vLLM as it is: one engine over all cores, and every request goes to it at once."""
 
 
 def parse(text: str, order: str) -> System:
-    """A system from its text: ROUTER, ROUTER+ORDER, ROUTER+direct (no late binding) or both. Raises `ConfigError`."""
+    """A system from its text: ROUTER, then +ORDER, and +direct or +late for its binding. Raises `ConfigError`."""
     router, *modifiers = text.split("+")
-    late_binding = True
+    binding: Literal["auto", "direct", "late"] = "auto"
     for modifier in modifiers:
-        if modifier == DIRECT:
-            late_binding = False
-        elif modifier in ORDERS:
+        if modifier in ORDERS:
             order = modifier
+        elif modifier == DIRECT:
+            binding = DIRECT
+        elif modifier == LATE:
+            binding = LATE
         else:
-            raise ConfigError(f"system {text!r}: {modifier!r} is neither {DIRECT} nor an order ({', '.join(ORDERS)})")
-    return System(text, LANES, router, order, late_binding)
+            known = f"{DIRECT}, {LATE} or an order ({', '.join(ORDERS)})"
+            raise ConfigError(f"system {text!r}: {modifier!r} is none of {known}")
+    return System(text, LANES, router, order, binding)
 
 
 def configs(lanes: int, cores: int, baseline_depth: int | None, overrides: Sequence[str]) -> Mapping[str, Config]:

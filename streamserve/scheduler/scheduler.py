@@ -10,10 +10,10 @@ from streamserve.config import Config
 from streamserve.errors import LaneLost, Stopping
 from streamserve.protocols import Engine, Router, TokenStream
 from streamserve.scheduler.admission import Admission
+from streamserve.scheduler.binding import Binding
 from streamserve.scheduler.load import Dispatched, Load
 from streamserve.scheduler.order import due_s
 from streamserve.scheduler.record import Record
-from streamserve.scheduler.room import Room
 from streamserve.scheduler.work import Work, WorkEstimate, costs
 from streamserve.signals import DepthControl, LaneSignals, Signals
 from streamserve.stream import Stream
@@ -46,8 +46,7 @@ class StreamScheduler:
         self._on_result = on_result
         self._slo = Slo(config.slo.ttft_s, config.slo.tpot_s)
         self._admission = Admission(self._config, self._dispatch, self._any_ready, lane_ready)
-        backlog_s = self._config.backlog_s
-        self._room = None if backlog_s is None else Room(config.stream_pairs(), backlog_s)
+        self._binding = Binding(self._config, config.stream_pairs())
         self._load = Load()
         self._work = WorkEstimate()
         self._open: set[Stream] = set()
@@ -73,6 +72,7 @@ class StreamScheduler:
         Raises `Stopping`; reading raises `Overloaded`, `NoLane`, `LaneLost` or `Stopping`.
         """
         self._refuse_when_stopping()
+        self._binding.saw(request, now())
         due = due_s(request, request.slo, self._slo, self._config, self._predict)
         record = Record(_with_defaults(request, self._slo), due)
 
@@ -155,8 +155,8 @@ class StreamScheduler:
         if failed:
             lanes = _avoiding(failed, lanes)
         load = self._load.of(lanes)
-        room = None if self._room is None else self._room.lanes(lanes, load)
-        return Signals(now(), lanes, load, queued, room)
+        at_s = now()
+        return Signals(at_s, lanes, load, queued, self._binding.room(lanes, load, at_s))
 
     def _any_ready(self) -> bool:
         return any(lane.state is LaneState.READY for lane in self._engine.signals().values())

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from agents import board, evaluate, installed, train
+from agents import evaluate, installed, train
 from agents.comparison import Table
 from agents.folder import Begun, Folder
 from agents.recipe import Recipe, load

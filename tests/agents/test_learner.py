@@ -67,14 +67,14 @@ def mean_reward(model: MaskablePPO | None, seeds: range) -> float:
 
 def test_a_short_run_beats_round_robin_where_one_lane_is_four_times_slower() -> None:
     recipe = Recipe(
-        n_envs=8, n_steps=128, batch_size=256, n_epochs=4, learning_rate="lin_1e-3", target_kl=0.05, gamma=0.98,
-        policy_kwargs=Residual(1.0, 4.0),
+        n_envs=8, n_steps=64, batch_size=128, n_epochs=4, learning_rate="lin_2e-3", target_kl=0.05, gamma=0.98,
+        policy_kwargs=Residual(1.0, 4.0, hidden=32),
     )  # fmt: skip
     model = learner(recipe, toys(8), seed=0)
     seeds = range(10_000, 10_010)
     before = mean_reward(model, seeds)
     assert before == pytest.approx(mean_reward(None, seeds)), "untrained it is the heuristic"
-    assert learn(model, 20_480, Nothing())
+    assert learn(model, 8192, Nothing())
     after = mean_reward(model, seeds)
     assert after > 0.6 * before, f"{-before:.2f} s per job before, {-after:.2f} s after"
 

@@ -1,9 +1,6 @@
 """Training on lanes that are real to the environment: no comparisons, and checkpoints all the same."""
 
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from agents import train
 from agents.recipe import Recipe, Residual, Trials
@@ -12,16 +9,15 @@ from streamserve.policy import store
 from tests.envs.scenes import config, request, slow
 
 
-@pytest.mark.parametrize("env", ["Route"])
-def test_a_run_on_live_lanes_leaves_its_last_checkpoint(env: Any, tmp_path: Path) -> None:
+def test_a_run_on_live_lanes_leaves_its_last_checkpoint(tmp_path: Path) -> None:
     recipe = Recipe(
-        env=env, plant="live", n_timesteps=32, n_envs=1, n_steps=16, batch_size=8, n_epochs=1, twin=False,
+        env="Route", plant="live", n_timesteps=32, n_envs=1, n_steps=16, batch_size=8, n_epochs=1, twin=False,
         policy_kwargs=Residual(hidden=8), trials=Trials(every=16),
         env_kwargs={"rate": 200.0, "requests": 12, "workload": "8:4"},
     )  # fmt: skip
     said: list[str] = []
     lanes = {"live": Live(slow(), request, idle_limit_s=2.0, decision_limit_s=5.0), "config": config()}
     outcome = train.train(recipe, 0, "real", said.append, tmp_path, lanes)
-    assert outcome.whole and outcome.steps == 32 and outcome.best is None and said == []
+    assert outcome.whole and outcome.steps == 32 and outcome.best is None and len(said) == 1
     assert store.load(outcome.folder.last).card.calibration.name == "live"
     assert not outcome.folder.best.exists()

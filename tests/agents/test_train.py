@@ -50,7 +50,7 @@ def run(lanes: dict[str, Any], tmp_path_factory: pytest.TempPathFactory) -> Fold
     said: list[str] = []
     outcome = train.train(recipe(lanes), 0, "one", said.append, tmp_path_factory.mktemp("runs"))
     assert outcome.whole and outcome.steps == 64
-    assert len(said) == 1 and said[0].startswith("64 steps: ")
+    assert len(said) == 2 and "streamserve tensorboard" in said[0] and said[1].startswith("64 steps: ")
     return outcome.folder
 
 

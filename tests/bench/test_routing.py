@@ -40,7 +40,7 @@ def encode(prompt: Prompt) -> list[int]:
 def test_a_system_is_a_router_with_an_order_and_a_binding() -> None:
     assert systems.parse("flowguard", "fcfs").order == "fcfs"
     made = systems.parse("least_loaded+shortest_work+direct", "fcfs")
-    assert (made.router, made.order, made.late_binding) == ("least_loaded", "shortest_work", False)
+    assert (made.router, made.order, made.binding) == ("least_loaded", "shortest_work", "direct")
     with pytest.raises(ConfigError, match="neither direct nor an order"):
         systems.parse("flowguard+fastest", "fcfs")
 
@@ -187,7 +187,7 @@ def test_a_run_s_configuration_changes_router_and_order_only() -> None:
     config = Config(lanes=[LaneConfig(LaneId("a"))])
     ready = Namespace(sets={"lanes": Namespace(config=config), "plain": Namespace(config=config)})
     made = systems.parse("random+slack", "fcfs").config(ready)  # type: ignore[arg-type]
-    assert (made.router, made.scheduler.order, made.scheduler.backlog_s) == ("random", "slack", 0.25)
+    assert (made.router, made.scheduler.order, made.scheduler.backlog_s) == ("random", "slack", 1.0)
     assert made.engine == config.engine
     plain = systems.PLAIN_ENGINE.config(ready)  # type: ignore[arg-type]
     assert (plain.router, plain.scheduler.backlog_s) == ("round_robin", None)

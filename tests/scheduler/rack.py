@@ -62,7 +62,7 @@ class Rack:
                 lanes=[LaneConfig(id) for id in self.lanes],
                 pairs=list(chosen),
                 slo=slo or SloConfig(),
-                scheduler=SchedulerConfig(**config),
+                scheduler=SchedulerConfig(**{"late_binding": "always", "backlog_s": 0.25, **config}),
             ),
             self.results.append,
             self.supervisor.changed,

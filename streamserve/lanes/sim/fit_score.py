@@ -88,7 +88,7 @@ def _score(steps: Sequence[Step], predicted_s: Array) -> Score:
             others = [place for other, elsewhere in cells.items() if other != cell for place in elsewhere]
             if others:
                 noise.extend(np.abs(times[places] / times[others].mean() - 1))
-                elsewhere_s = np.mean([each for other, each in medians.items() if other != cell])
+                elsewhere_s = float(np.mean([each for other, each in medians.items() if other != cell]))
                 cell_noise.append(abs(medians[cell] / elsewhere_s - 1))
     ratios = times / predicted_s
     return Score(

@@ -132,7 +132,8 @@ def _huber(relative: Array) -> Array:
     """Weight of each error: 1, and less for those far above the median."""
     size = np.abs(relative)
     limit = OUTLIER * max(float(np.median(size)), 1e-3)
-    return np.minimum(1.0, limit / np.maximum(size, 1e-12))
+    huber: Array = np.minimum(1.0, limit / np.maximum(size, 1e-12))
+    return huber
 
 
 def _bootstrap(
@@ -145,5 +146,6 @@ def _bootstrap(
     rows = []
     for _ in range(samples):
         drawn = np.bincount(rng.integers(count, size=count), minlength=count)
-        rows.append(nnls(np.tensordot(drawn, grams, 1), drawn @ moments))
+        gram, moment = np.tensordot(drawn, grams, 1), drawn @ moments
+        rows.append(nnls(gram.astype(np.float64), moment.astype(np.float64)))
     return np.array(rows).reshape(samples, matrix.shape[1])

@@ -36,4 +36,5 @@ def nnls(gram: Array, moment: Array) -> Array:
             x = x + reach * (step - x)
             free &= x > TOLERANCE
             x[~free] = 0.0
-    return x / size
+    unscaled: Array = x / size
+    return unscaled

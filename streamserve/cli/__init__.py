@@ -1,0 +1,9 @@
+"""The command line: one module for each group of commands, one application for all."""
+
+# In the order in which `streamserve --help` lists their commands, which each adds when it is imported.
+# isort: off
+from streamserve.cli import serving, talk, inspection, simulation, training
+from streamserve.cli.app import app, main
+# isort: on
+
+__all__ = ["app", "inspection", "main", "serving", "simulation", "talk", "training"]
