@@ -60,7 +60,7 @@ def test_speeds_and_failures_are_read_from_text() -> None:
     ("changed", "message"),
     [
         ({"routers": ("flowguard", "wise")}, "no router 'wise'"),
-        ({"routers": ("flowguard+quick",)}, "'quick' is neither direct nor an order"),
+        ({"routers": ("flowguard+quick",)}, "'quick' is none of direct, late or an order"),
         ({"arrivals": ("often",)}, "no process 'often'"),
         ({"loads": (0.5, 0.0)}, "--loads must be above 0"),
         ({"loads": (), "rate": -1.0}, "--rate must be above 0"),

@@ -58,7 +58,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Validation:
         tmp_path / "out",
         routers=("flowguard", "random"),
         loads=(0.3, 0.8),
-        requests=16,
+        requests=32,
         capacity=2.0,
         sim_seeds=3,
     )
