@@ -168,7 +168,9 @@ def test_models_tokenize_version_and_health(server: Server) -> None:
     assert server.model == "SmolLM2-135M-Instruct"
     tokens = httpx.post(f"{server.url}/tokenize", json={"model": server.model, "prompt": "Hello world"}).json()
     assert tokens["count"] == len(tokens["tokens"]) == 2
-    assert server.get("/health") == {"status": "ready", "lanes": {"lane-0": "ready", "lane-1": "ready"}}
+    health = server.get("/health")
+    assert health["status"] == "ready" and health["lanes"] == {"lane-0": "ready", "lane-1": "ready"}
+    assert health["policy"]["refused"] is None, "a shipped policy must be one that this server can load"
 
 
 def test_metrics_keep_the_lanes_apart(server: Server) -> None:
