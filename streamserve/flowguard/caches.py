@@ -31,17 +31,20 @@ class Caches:
         """What each lane probably holds of the request's prompt."""
         for lane in lanes.restarted:
             self._index.forget(lane)
-        sizes = {max(1, snapshot.block_tokens) for snapshot in lanes.snapshots}
-        chains = {size: chain(request.prompt_token_ids, size) for size in sizes}
-        tokens = np.zeros(len(lanes.lanes))
+        # Nearly always there is one size: the rest of the work is done once per size, not once per lane.
+        sizes = {snapshot.block_tokens for snapshot in lanes.snapshots}
+        chains = {size: chain(request.prompt_token_ids, size) for size in {max(1, size) for size in sizes}}
+        tokens = [0.0] * len(lanes.lanes)
         for size, blocks in chains.items():
             if not (matched := self._index.matched(blocks)):
                 continue
             most = cachable_blocks(request.prompt_tokens, size)
-            for place, snapshot in enumerate(lanes.snapshots):
-                if snapshot.block_tokens == size:
-                    tokens[place] = size * min(most, matched.get(lanes.lanes[place], 0))
-        return Cached(tokens, chains)
+            depth_of = matched.get
+            for place, lane in enumerate(lanes.lanes):
+                depth = depth_of(lane)
+                if depth is not None and lanes.snapshots[place].block_tokens == size:
+                    tokens[place] = float(size * min(most, depth))
+        return Cached(np.array(tokens), chains)
 
     def sent(self, cached: Cached, lanes: LaneVectors, prefill: int, decode: int) -> None:
         """The prompt goes to the pair at these places; both lanes hold it afterwards."""

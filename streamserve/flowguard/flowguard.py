@@ -39,6 +39,7 @@ class FlowGuard:
         self._scorers = _weighted(config.weights)
         self._weights = np.array([weight for _, weight in self._scorers.values()])
         self._whole = float(self._weights.sum())
+        self._tie = TIE * self._whole
         if not config.stale_s > 0:
             raise ConfigError(f"flowguard.stale_s must be above 0, got {config.stale_s}")
         if not 0 < config.probe_share <= 1:
@@ -67,20 +68,21 @@ class FlowGuard:
         if not block.whole:
             mask = mask[np.ix_(block.prefill, block.decode)]
         forecast = self._predictor.forecast(request, lanes, cached.tokens, signals.at_s, block)
-        view = View(request, lanes, forecast, block, mask, max(0.0, signals.at_s - request.arrived_s))
+        everyone = int(np.count_nonzero(mask)) == mask.size
+        view = View(request, lanes, forecast, block, mask, everyone, max(0.0, signals.at_s - request.arrived_s))
         scores = np.empty((len(self._scorers), *mask.shape))
         for place, (scorer, _) in enumerate(self._scorers.values()):
             scores[place] = scorer(view)
         # Not a matrix product: for a matrix this large BLAS would start threads, on the cores of the lanes.
         total = np.einsum("s,spd->pd", self._weights, scores)
-        if not mask.all():
+        if not everyone:
             total[~mask] = -np.inf
         return Assessment(view, signals.at_s, total, scores, cached, doubts, probed, field.degraded)
 
     def best(self, assessment: Assessment) -> Place:
         """The pair of the best score; among equals, the one that was chosen longest ago."""
         total = assessment.total
-        return self._topology.oldest(total >= total.max() - TIE * self._whole, assessment.view.block)
+        return self._topology.oldest(total >= total.item(total.argmax()) - self._tie, assessment.view.block)
 
     def choose(self, assessment: Assessment, chosen: Place, router: str = "", reason: str = "") -> Decision:
         """The request goes to this pair of its assessment, by FlowGuard's own choice or by that of `router`."""
@@ -139,23 +141,26 @@ class FlowGuard:
         """The chosen pair and the best of the others."""
         view, scores = assessment.view, assessment.scores
         lanes, block = view.lanes.lanes, view.block
-        total = assessment.total.copy()
-        best: list[Candidate] = []
-        row, column = chosen
-        while len(best) < BEST and (score := total.item(row, column)) > -math.inf:
-            best.append(
-                Candidate(
-                    lanes[block.prefill[row]],
-                    lanes[block.decode[column]],
-                    score / self._whole,
-                    dict(zip(self._scorers, scores[:, row, column].tolist(), strict=True)),
-                    self._predictor.prediction(view.forecast, (row, column), view.request),
-                )
-            )
+        left = assessment.total.ravel().copy()
+        width = len(block.decode)
+        pair = chosen[0] * width + chosen[1]
+        best: list[tuple[int, float]] = []
+        while len(best) < BEST and (score := left.item(pair)) > -math.inf:
+            best.append((pair, score))
             # Three times the best is found faster than the best three.
-            total[row, column] = -math.inf
-            row, column = divmod(int(total.argmax()), total.shape[1])
-        return tuple(best)
+            left[pair] = -math.inf
+            pair = int(left.argmax())
+        each = scores.reshape(len(scores), -1).take([pair for pair, _ in best], axis=1).T.tolist()
+        return tuple(
+            Candidate(
+                lanes[block.prefill_of.item(pair)],
+                lanes[block.decode_of.item(pair)],
+                score / self._whole,
+                dict(zip(self._scorers, by_scorer, strict=True)),
+                self._predictor.prediction(view.forecast, divmod(pair, width), view.request),
+            )
+            for (pair, score), by_scorer in zip(best, each, strict=True)
+        )
 
 
 def _weighted(weights: Mapping[str, float]) -> dict[str, tuple[Scorer, float]]:

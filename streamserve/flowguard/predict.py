@@ -30,8 +30,10 @@ class Forecast(NamedTuple):
     All in seconds, from the decision on.
     """
 
+    tokens: Floats
+    """All lanes: prompt tokens to compute, those that are queued there among them."""
     uncached_tokens: Floats
-    """Rows: prompt tokens to compute."""
+    """Rows: prompt tokens of the request to compute."""
     prefill_s: Floats
     """Rows: until the prompt is computed."""
     ttft_s: Floats
@@ -87,20 +89,22 @@ class Predictor:
         slower_s = lanes.slower_s * stretch * together
         stalled_s = lanes.batch * work_s
 
-        first_s = prefill_s[block.rows][:, None]
-        join_s = (lanes.transfer_s + 0.5 * lanes.step_s)[block.columns]
+        of_prefill, of_decode = block.prefill_of, block.decode_of
+        first_s = prefill_s.take(of_prefill)
+        join_s = lanes.transfer_s + 0.5 * lanes.step_s
         # Prompts queued on the decode lane stall it, as far as they are not done when the KV arrives.
-        gap_s = block.split * np.maximum(join_s, (join_s + queued_s[block.columns]) - first_s)
-        e2e_s = gap_s + (first_s + ((expected - 1.0) * tpot_s)[block.columns])
+        gap_s = block.apart * np.maximum(join_s.take(of_decode), (join_s + queued_s).take(of_decode) - first_s)
+        e2e_s = gap_s + (first_s + ((expected - 1.0) * tpot_s).take(of_decode))
         return Forecast(
+            tokens=tokens,
             uncached_tokens=uncached[block.rows],
             prefill_s=prefill_s[block.rows],
             # Where the sampler keeps state about output, the decode lane draws the first token.
-            ttft_s=first_s if request.continuable else first_s + gap_s,
+            ttft_s=prefill_s[block.rows][:, None] if request.continuable else first_s + gap_s,
             gap_s=gap_s,
             tpot_s=tpot_s[block.columns],
             e2e_s=e2e_s,
-            cost_s=e2e_s + (stalled_s[block.rows][:, None] + slower_s[block.columns]),
+            cost_s=e2e_s + (stalled_s.take(of_prefill) + slower_s.take(of_decode)),
             expected_tokens=expected,
         )
 
@@ -120,7 +124,7 @@ class Predictor:
             ttft_s=forecast.ttft_s.item(row, column if forecast.ttft_s.shape[1] > 1 else 0),
             tpot_s=forecast.tpot_s.item(column),
             e2e_s=forecast.e2e_s.item(row, column),
-            cached_tokens=max(0, request.prompt_tokens - int(forecast.uncached_tokens[row])),
+            cached_tokens=max(0, request.prompt_tokens - int(forecast.uncached_tokens.item(row))),
         )
 
     def chosen(

@@ -1,7 +1,7 @@
 """PrefixIndex: which KV blocks each lane probably holds, told from the prompts that were sent there."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from streamserve.types import LaneId
 
@@ -18,13 +18,10 @@ def chain(token_ids: Sequence[int], block_tokens: int) -> Chain:
 
     Python's hash of integers is the same in every process; a collision costs one wrong guess.
     """
-    ids = tuple(token_ids)
     above = 0
-    hashes = []
-    for end in range(block_tokens, len(ids) + 1, block_tokens):
-        above = hash((above, ids[end - block_tokens : end]))
-        hashes.append(above)
-    return tuple(hashes)
+    # As many times the same iterator: zip draws block after block, and leaves out what does not fill one.
+    blocks = zip(*[iter(token_ids)] * block_tokens, strict=False)
+    return tuple([above := hash((above, block)) for block in blocks])
 
 
 def cachable_blocks(prompt_tokens: int, block_tokens: int) -> int:
@@ -51,8 +48,9 @@ class PrefixIndex:
             return {}
         dropped: list[tuple[int, int]] = []
         depth = 0
+        holders_of = self._holders.get
         for depth, block in enumerate(blocks):
-            still = left & self._holders.get(block, 0)
+            still = left & holders_of(block, 0)
             if still != left:
                 dropped.append((left & ~still, depth))
                 left = still
@@ -70,25 +68,29 @@ class PrefixIndex:
         """A prompt with these blocks goes to the lane. capacity_blocks: of its KV cache, 0 = not known."""
         held = self._held.setdefault(lane, OrderedDict())
         bit = self._bits.setdefault(lane, 1 << len(self._bits))
-        # The first block last: a prefix outlives its continuations, as in vLLM.
         holders = self._holders
+        renew = held.move_to_end
+        # The first block last: a prefix outlives its continuations, as in vLLM.
         for block in reversed(blocks):
             if block in held:
-                held.move_to_end(block)
+                renew(block)
             else:
                 held[block] = None
                 holders[block] = holders.get(block, 0) | bit
-        most = min(capacity_blocks or DEFAULT_BLOCKS, MOST_BLOCKS)
-        for _ in range(len(held) - most):
-            self._drop(held.popitem(last=False)[0], bit)
+        surplus = len(held) - min(capacity_blocks or DEFAULT_BLOCKS, MOST_BLOCKS)
+        if surplus > 0:
+            self._drop([held.popitem(last=False)[0] for _ in range(surplus)], bit)
 
     def forget(self, lane: LaneId) -> None:
         """The lane's cache is empty again."""
-        for block in self._held.pop(lane, ()):
-            self._drop(block, self._bits[lane])
+        if lane in self._held:
+            self._drop(self._held.pop(lane), self._bits[lane])
 
-    def _drop(self, block: int, bit: int) -> None:
-        if left := self._holders[block] & ~bit:
-            self._holders[block] = left
-        else:
-            del self._holders[block]
+    def _drop(self, blocks: Iterable[int], bit: int) -> None:
+        """The lane with this bit, which held them, holds these blocks no more."""
+        holders = self._holders
+        for block in blocks:
+            if left := holders[block] ^ bit:
+                holders[block] = left
+            else:
+                del holders[block]

@@ -26,16 +26,20 @@ class View(NamedTuple):
     forecast: Forecast
     block: Block
     mask: Mask
+    everyone: bool
+    """Whether the mask holds every pair."""
     waited_s: float
     """How long the request has waited before this decision."""
 
     def pick(self, of_prefill: Floats, of_decode: Floats) -> tuple[Floats, Floats]:
-        """A vector over all lanes as the rows' column, another as the columns' row."""
-        return of_prefill[self.block.rows][:, None], of_decode[self.block.columns]
+        """A vector over all lanes by each pair's prefill lane, another by its decode lane."""
+        return of_prefill.take(self.block.prefill_of), of_decode.take(self.block.decode_of)
 
     def least_over(self, costs: Floats) -> Floats:
         """The least cost of any candidate over this pair's. What else is in the matrix may come out above 1."""
-        scores: Floats = (costs[self.mask].min() + TINY) / (costs + TINY)
+        # Looking for a place is faster than looking for a value.
+        least = costs.item(costs.argmin()) if self.everyone else costs[self.mask].min()
+        scores: Floats = (least + TINY) / (costs + TINY)
         return scores
 
 
@@ -66,16 +70,15 @@ def prefix(view: View) -> Floats:
 
 def prefill_batch(view: View) -> Floats:
     """LMetric's product, tokens to prefill x batch size, least over this pair's; a split pair has two half batches."""
-    half = 0.5 * view.lanes.batch
+    half = view.lanes.half_batch
     of_prefill, of_decode = view.pick(1.0 + half, half)
-    tokens = view.lanes.prefill_tokens[view.block.rows] + view.forecast.uncached_tokens
-    return view.least_over(tokens[:, None] * (of_prefill + of_decode))
+    return view.least_over(view.forecast.tokens.take(view.block.prefill_of) * (of_prefill + of_decode))
 
 
 def kv_headroom(view: View) -> Floats:
     """The smaller share of free KV blocks of the two lanes, once the request has its own."""
     per_token = view.lanes.kv_per_token
-    left = 1.0 - view.lanes.kv_used - view.request.prompt_tokens * per_token
+    left = view.lanes.kv_free - view.request.prompt_tokens * per_token
     of_prefill, of_decode = view.pick(left, left - view.forecast.expected_tokens * per_token)
     headroom: Floats = np.maximum(0.0, np.minimum(of_prefill, of_decode))
     return headroom
@@ -83,22 +86,21 @@ def kv_headroom(view: View) -> Floats:
 
 def queue(view: View) -> Floats:
     """One over one more than the requests that wait on the two lanes."""
-    of_prefill, of_decode = view.pick(view.lanes.waiting, view.lanes.waiting)
-    share: Floats = 1.0 / (1.0 + of_prefill + of_decode * view.block.split)
+    of_prefill, of_decode = view.pick(1.0 + view.lanes.waiting, view.lanes.waiting)
+    share: Floats = 1.0 / (of_prefill + of_decode * view.block.apart)
     return share
 
 
 def speculation(view: View) -> Floats:
     """Tokens per step on the decode lane over the most of any lane."""
     gained = view.lanes.step_output[view.block.columns]
-    share: Floats = gained / gained.max()
+    share: Floats = gained / gained.item(gained.argmax())
     return share[None, :]
 
 
 def device(view: View) -> Floats:
     """How far the harder pressed of the two devices is from its limits: memory, heat, GPU and CPU time."""
-    spare = 1.0 - view.lanes.pressure
-    of_prefill, of_decode = view.pick(spare, spare)
+    of_prefill, of_decode = view.pick(view.lanes.spare, view.lanes.spare)
     return np.minimum(of_prefill, of_decode)
 
 

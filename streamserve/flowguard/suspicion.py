@@ -51,7 +51,7 @@ class Suspicion:
             self._restarted_at[lane] = at_s
             self._failed.discard(lane)
             self._slow.pop(lane, None)
-        if not (self._failed or self._slow or self._restarted_at or silent.any()):
+        if not (self._failed or self._slow or self._restarted_at or np.count_nonzero(silent)):
             return Doubts(silent, (None,) * len(lanes.lanes), silent, False)
         reasons = tuple(self._why(lane, bool(quiet), at_s) for lane, quiet in zip(lanes.lanes, silent, strict=True))
         suspects = np.array([reason is not None for reason in reasons], bool)

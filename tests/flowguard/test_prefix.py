@@ -71,6 +71,15 @@ def test_memory_is_bounded_whatever_is_sent() -> None:
     assert sys.getsizeof(index._holders) < 8 * 2**20
 
 
+@given(ids=prompts, size=st.integers(1, 5))
+def test_a_blocks_hash_is_of_its_tokens_and_all_before_them(ids: tuple[int, ...], size: int) -> None:
+    above, hashes = 0, []
+    for end in range(size, len(ids) + 1, size):
+        above = hash((above, ids[end - size : end]))
+        hashes.append(above)
+    assert chain(ids, size) == tuple(hashes)
+
+
 def test_only_full_blocks_count_and_never_the_last_token() -> None:
     assert len(chain(range(33), 16)) == 2
     assert [cachable_blocks(tokens, 16) for tokens in (0, 1, 16, 17, 32, 33)] == [0, 0, 0, 1, 1, 2]

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamserve.flowguard.table import LaneTable, LaneVectors
-from streamserve.signals import Averages, DepthControl, DepthMode, LaneLoad, Signals, StepCost
+from streamserve.signals import Averages, DepthControl, DepthMode, DeviceSignals, LaneLoad, Signals, StepCost
 from streamserve.types import LaneId
 from tests.flowguard.snapshots import COST, A, B, lane, signals
 
@@ -65,6 +65,12 @@ def test_only_a_fixed_depth_is_paid_where_it_costs_more_than_it_gains(depth: Dep
     lanes = LaneTable().read(signals(lane(A, depth=depth, **counts), load={A: LaneLoad(decode_requests=16)}))
     expected_s = COST.decode_step_s(17 * 4) / 1.2 if drafts else COST.decode_step_s(17)
     assert lanes.tpot_one_more_s.tolist() == pytest.approx([expected_s])
+
+
+def test_what_is_not_a_number_counts_as_nothing_in_all_that_follows_from_it() -> None:
+    lanes = LaneTable().read(signals(lane(A, kv_used=float("nan"), device=DeviceSignals(gpu_celsius=float("nan")))))
+    assert (lanes.kv_used.item(), lanes.kv_free.item()) == (0.0, 1.0)
+    assert lanes.spare.item() == 1.0 - lanes.pressure.item() <= 1.0
 
 
 def test_silence_begins_when_there_is_work() -> None:
