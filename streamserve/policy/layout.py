@@ -3,6 +3,12 @@
 from streamserve.policy.columns import Column, Columns, Transform, amount, ratio, share
 from streamserve.policy.lane_columns import CONTROL, DRAFTS, TRENDS
 
+
+def _deadline(name: str) -> Column:
+    """A predicted time over the time allowed, fine near 1, which is 0 here as is no deadline."""
+    return Column(name, Transform.LOG, 4.0, -4.0, 4.0)
+
+
 PAIRS = Columns(
     (
         share("present"),
@@ -19,6 +25,9 @@ PAIRS = Columns(
         ratio("cost_ratio"),
         amount("others_s", 10.0),
         share("prefix"),
+        _deadline("ttft_to_slo"),
+        _deadline("tpot_to_slo"),
+        _deadline("others_tpot_to_slo"),
         amount("prefill_queued_tokens", 1 / 64),
         amount("prefill_backlog_s", 10.0),
         amount("prefill_lane_requests"),
@@ -45,7 +54,8 @@ PAIRS = Columns(
 """One row per pair. `heuristic` marks what FlowGuard itself would take, `score` is its weighted score less the best.
 
 Ratios are to the least of the pairs; slowness is the price of a prompt token, or of a step of 4 tokens, over that of
-the median lane; `others_s` is what the choice costs the requests that are there already.
+the median lane; `others_s` is what the choice costs the requests that are there already. `others_tpot_to_slo`: the pace
+of the decode lane as it is without this request, over what this one allows: whether it spoils a lane or finds it so.
 """
 
 REQUEST = Columns(

@@ -20,8 +20,9 @@ def pairs(assessment: Assessment, places: Sequence[Place], heuristic: int) -> li
     predicted = _predicted(assessment, places, heuristic)
     block = assessment.view.block
     prefill, decode = block.prefill.tolist(), block.decode.tolist()
+    deadlines = _deadlines(assessment, places)
     work = _work(assessment, [(prefill[row], decode[column]) for row, column in places])
-    return [(*first, *second) for first, second in zip(predicted, work, strict=True)]
+    return [(*first, *second, *third) for first, second, third in zip(predicted, deadlines, work, strict=True)]
 
 
 def _predicted(assessment: Assessment, places: Sequence[Place], heuristic: int) -> Iterable[Numbers]:
@@ -53,6 +54,24 @@ def _predicted(assessment: Assessment, places: Sequence[Place], heuristic: int) 
             cost_s[index] / least[3],
             cost_s[index] - e2e_s[index],
             1.0 - forecast.uncached_tokens.item(row) / prompt_tokens,
+        )
+
+
+def _deadlines(assessment: Assessment, places: Sequence[Place]) -> Iterable[Numbers]:
+    """Predicted times over what the request's deadlines leave of them; 1 without a deadline."""
+    view = assessment.view
+    forecast, lanes, asked = view.forecast, view.lanes, view.request.slo
+    one_ttft = forecast.ttft_s.shape[1] == 1
+    ttft_left_s = None if asked.ttft_s is None else max(TINY, asked.ttft_s - view.waited_s)
+    decode = view.block.decode.tolist()
+    for row, column in places:
+        tpot_s, lane = forecast.tpot_s.item(column), decode[column]
+        decoding, one_more_s = lanes.decode_requests.item(lane), lanes.tpot_one_more_s.item(lane)
+        slower = lanes.slower_s.item(lane) / max(TINY, decoding * one_more_s) if decoding else 0.0
+        yield (
+            1.0 if ttft_left_s is None else forecast.ttft_s.item(row, 0 if one_ttft else column) / ttft_left_s,
+            1.0 if asked.tpot_s is None else tpot_s / asked.tpot_s,
+            1.0 if asked.tpot_s is None else tpot_s * (1.0 - slower) / asked.tpot_s,
         )
 
 

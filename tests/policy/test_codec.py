@@ -194,6 +194,25 @@ def test_what_is_observed_moves_the_right_columns() -> None:
     assert quiet.observation["request"][0] == pytest.approx(math.log1p(64 / 16))
 
 
+def test_deadlines_are_observed_beside_what_is_predicted_and_0_without_any() -> None:
+    names = ("ttft_to_slo", "tpot_to_slo", "others_tpot_to_slo")
+    free, _ = asked(make_request(), busy(), pairs=((A, A), (B, B)))
+    request = make_request(slo=Slo(2.0, 0.05))
+    bound, flowguard = asked(request, busy(), pairs=((A, A), (B, B)))
+    forecast = flowguard.assess(request, busy()).view.forecast
+    for row in (0, 1):
+        assert [free.observation["pairs"][row, PAIRS.places[name]] for name in names] == [0, 0, 0]
+        ttft, tpot, others = (bound.observation["pairs"][row, PAIRS.places[name]] for name in names)
+        waited_s = 0.5 - request.arrived_s
+        assert ttft == pytest.approx(_near(forecast.ttft_s.item(row, 0) / (2.0 - waited_s)), abs=1e-5)
+        assert tpot == pytest.approx(_near(forecast.tpot_s.item(row) / 0.05), abs=1e-5)
+        assert others < tpot, "both lanes decode something, which one more slows down"
+
+
+def _near(share: float) -> float:
+    return min(4.0, max(-4.0, 4.0 * math.log(share)))
+
+
 def test_the_schema_is_plain_and_its_hash_tells_codecs_apart() -> None:
     schema = CODEC.schema()
     assert json.loads(json.dumps(schema)) == schema

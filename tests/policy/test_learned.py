@@ -69,7 +69,7 @@ def test_an_untrained_policy_is_flowguard(kind: Kind, seed: int) -> None:
 
 
 def test_a_trained_one_goes_its_own_way_and_says_so() -> None:
-    bench = Bench(make_policy(trained=True, kappa=10.0), rho=1e9)
+    bench = Bench(make_policy(trained=True, kappa=10.0, tau=0.5), rho=1e9)
     decided = bench.decide()
     others = [learned for learned, alone in decided if where(learned)[:2] != where(alone)[:2]]
     assert others
@@ -87,7 +87,7 @@ def test_a_serve_policy_caps_the_depth_where_a_lane_speculates() -> None:
 
 
 def test_shadow_decides_as_flowguard_and_tells_what_it_would_have_done() -> None:
-    bench = Bench(make_policy(trained=True, kappa=10.0), SHADOW, rho=1e9)
+    bench = Bench(make_policy(trained=True, kappa=10.0, tau=0.5), SHADOW, rho=1e9)
     decided = bench.decide()
     for learned, alone in decided:
         assert where(learned) == where(alone)
@@ -130,7 +130,7 @@ class TestFallbacks:
         assert "policy test failed on a request" in caplog.text
 
     def test_a_choice_that_is_predicted_to_cost_much_more(self) -> None:
-        bench = Bench(make_policy(trained=True, kappa=10.0), rho=1.0)
+        bench = Bench(make_policy(trained=True, kappa=10.0, tau=0.5), rho=1.0)
         cautious = bench.decide()
         assert bench.tally.fallbacks[Fallback.COSTLY] > 0
         for learned, alone in cautious:
