@@ -40,11 +40,21 @@ class Cell(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """By seed."""
 
 
+class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What hindsight finds in the same episodes, as a policy of this name; see `agents.oracle`."""
+
+    name: str
+    figure: str
+    """Of `Figures`: what it made small."""
+    tries: int
+
+
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A whole comparison."""
 
     rival: str
     cells: list[Cell]
+    bound: Bound | None = None
 
     @property
     def scenarios(self) -> list[str]:
@@ -52,8 +62,9 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def policies(self) -> list[str]:
-        """All but the rival."""
-        return [name for name in dict.fromkeys(cell.policy for cell in self.cells) if name != self.rival]
+        """All but the rival and the bound."""
+        others = (self.rival, None if self.bound is None else self.bound.name)
+        return [name for name in dict.fromkeys(cell.policy for cell in self.cells) if name not in others]
 
     def cell(self, scenario: str, policy: str) -> Cell:
         """Raises `KeyError`."""

@@ -8,9 +8,8 @@ from typing import Any
 
 import msgspec
 
-from agents import environments, report
+from agents import environments, oracle, report
 from agents.comparison import Table, compare
-from agents.folder import write
 from agents.recipe import Recipe
 from agents.scenarios import FIRST_SEED, chosen, of_texts, scenarios
 from agents.served import ENVS, baseline, env_kwargs, served
@@ -43,13 +42,19 @@ class Asked:
     """For those."""
     baselines: Sequence[str] = ()
     slo: Slo = Slo(3.0, 0.1)
+    tries: int = 0
+    """Of the search in hindsight, per episode; 0 = none."""
+    goal: str = "mean"
+    """What that makes small: mean or p99."""
+    jobs: int = 1
+    """Processes that search at once."""
 
 
 def evaluate(asked: Asked, say: Say) -> Table:
     """Compare in simulation. Raises `ConfigError` and `PolicyError`."""
     policies = {name: store.load(store.find(name)) for name in asked.policies}
     kind, given = _common(policies)
-    names = _titles(policies)
+    names = titles(policies)
     recipe = environments.calibrated(Recipe(env=ENVS[kind], env_kwargs=_plain(asked)))  # type: ignore[arg-type]
     known = scenarios(configuration.load(asked.config), asked.requests)
     if asked.prompts is not None:
@@ -68,15 +73,17 @@ def evaluate(asked: Asked, say: Say) -> Table:
         baseline(name)
         acts[name] = _anew(name)
     seeds = [FIRST_SEED + number for number in range(asked.seeds)]
-    return compare(makers, acts, seeds, asked.slo, say)
+    if asked.tries and kind == "spec":
+        raise ConfigError("--oracle searches the pairs of requests; policies of kind spec choose no pairs")
+    table = compare(makers, acts, seeds, asked.slo, say)
+    if not asked.tries:
+        return table
+    return oracle.bounded(table, makers, oracle.Search(asked.tries, asked.goal, asked.jobs), asked.slo, say)
 
 
 def keep(table: Table, folder: Path) -> None:
     """`evaluation.json`, `report.md`, and a picture of each figure."""
-    write(folder / "evaluation.json", msgspec.json.format(msgspec.json.encode(table), indent=1))
-    write(folder / "report.md", report.text(table).encode())
-    for figure in report.FIGURES:
-        report.forest(folder / f"{figure}.png", table, figure)
+    report.keep(table, report.text(table), folder)
 
 
 def score(name: str, table: Table) -> None:
@@ -105,8 +112,8 @@ def _common(policies: Mapping[str, Policy]) -> tuple[str, dict[str, Any]]:
     return first
 
 
-def _titles(policies: Mapping[str, Policy]) -> dict[str, str]:
-    """Each by its name, and where two have the same, by the folder too: `best` and `last` of a run."""
+def titles(policies: Mapping[str, Policy]) -> dict[str, str]:
+    """Source -> title: its name, and where two have the same, the folder too, as `best` and `last` of a run."""
     names = [policy.card.name for policy in policies.values()]
     return {
         source: policy.card.name if names.count(policy.card.name) == 1 else f"{policy.card.name} ({Path(source).name})"

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 import numpy as np
 
-from agents.comparison import Table
+from agents.comparison import Bound, Table
+from agents.folder import write
 from agents.statistics import Estimate
 
 WANTED = 0.05
@@ -19,6 +21,8 @@ def text(table: Table) -> str:
         f"Shares of {table.rival}'s figures that each policy saves (of SLO attainment: by which it has more), mean of "
         f"paired episodes with the 95 % bootstrap interval; above 0 is better than {table.rival}."
     ]
+    if table.bound is not None:
+        parts.append(_explained(table.bound))
     for policy in table.policies:
         parts += [f"## {policy}", _summary(table, policy), _scenarios(table, policy)]
     parts += ["## All figures", _absolute(table)]
@@ -43,12 +47,25 @@ def _summary(table: Table, policy: str) -> str:
     return "\n".join(lines)
 
 
+def _explained(bound: Bound) -> str:
+    return (
+        f"{bound.name}: what a search of {bound.tries} tries per episode found that other pairs for the same requests, "
+        f"with the same luck, would have saved of {FIGURES[bound.figure]}. It knew the future, so no policy can be "
+        "expected to reach it; it did not try everything, so the most that is possible is at least that."
+    )
+
+
 def _scenarios(table: Table, policy: str) -> str:
+    header = ["scenario", *FIGURES.values()]
     rows = [
         [scenario, *(_shown(table.gain(scenario, policy, figure)) for figure in FIGURES)]
         for scenario in table.scenarios
     ]
-    return markdown(["scenario", *FIGURES.values()], rows)
+    if (bound := table.bound) is not None:
+        header.append(f"{bound.name}: {FIGURES[bound.figure]}")
+        for scenario, row in zip(table.scenarios, rows, strict=True):
+            row.append(_shown(table.gain(scenario, bound.name, bound.figure)))
+    return markdown(header, rows)
 
 
 def _absolute(table: Table) -> str:
@@ -81,11 +98,21 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
+def keep(table: Table, report: str, folder: Path) -> None:
+    """`evaluation.json`, `report.md`, and a picture of each figure."""
+    write(folder / "evaluation.json", msgspec.json.format(msgspec.json.encode(table), indent=1))
+    write(folder / "report.md", report.encode())
+    for figure in FIGURES:
+        forest(folder / f"{figure}.png", table, figure)
+
+
 def forest(path: Path, table: Table, figure: str = "cost") -> None:
     """A PNG: the gain of every policy in every scenario, with its interval."""
     from matplotlib.figure import Figure
 
     scenarios, policies = table.scenarios, table.policies
+    if table.bound is not None and table.bound.figure == figure:
+        policies = [*policies, table.bound.name]
     picture = Figure(figsize=(8, 1.2 + 0.32 * len(scenarios)), layout="constrained")
     title = f"{FIGURES[figure]}: gain over {table.rival}, %"
     plane = picture.add_subplot(title=title)

@@ -11,7 +11,7 @@ from streamserve.policy.codec import Codec
 from streamserve.policy.question import Answer, Question
 from streamserve.policy.rhythm import Rhythm
 from streamserve.signals import Signals
-from streamserve.types import Decision, LaneId, Request, Result
+from streamserve.types import Decision, Request, Result
 
 ROUTER = "agent"
 
@@ -91,7 +91,7 @@ class AskingRouter:
     def route(self, request: Request, signals: Signals) -> Decision:
         """Raises `NoLane` and `Undecided`."""
         asked, answer = self._asked, self._answer
-        if asked is None or not self._holds(asked, answer, request, signals):
+        if asked is None or not asked.question.holds(answer, asked.signals, request, signals):
             self._asked = self._answer = None
             self._asked = self._inquiry.about(request, signals)
             self._post(self._asked)
@@ -108,15 +108,3 @@ class AskingRouter:
 
     def learn(self, result: Result) -> None:
         self._inquiry.flowguard.learn(result)
-
-    def _holds(self, asked: Asked, answer: Answer | None, request: Request, signals: Signals) -> bool:
-        if request.id != asked.request.id or _ready(signals) != _ready(asked.signals):
-            return False
-        if answer is None or signals.room is None:
-            return True
-        view = asked.question.assessment.view
-        return view.lanes.lanes[int(view.block.prefill[answer.place[0]])] in signals.room
-
-
-def _ready(signals: Signals) -> frozenset[LaneId]:
-    return frozenset(lane for lane in signals.lanes if signals.ready(lane))

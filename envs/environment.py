@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from envs.parts import Part
 from envs.picture import Picture
+from envs.remote_parts import stage as remote_stage
 from envs.reward import Cost
+from envs.running import encoder
 from envs.scenario import Scenario, draw
 from envs.settings import Settings
 from envs.stage import LiveStage, SimStage, Stage
@@ -43,10 +45,15 @@ class Environment(gymnasium.Env[Observation, A], Generic[A]):
         self.render_mode = render_mode
         self.settings = settings
         self.scenario: Scenario | None = None
-        live = settings.live
-        self._source = source(settings.workload, settings.vocabulary, live.encode if live else None)
-        self._calibration = None if live else _calibration(settings)
-        self._stage: Stage = LiveStage(live, part) if live else SimStage(_calibration(settings), part)
+        live, remote = settings.live, settings.remote
+        encode = live.encode if live else encoder(remote) if remote and settings.drive else None
+        self._source = source(settings.workload, settings.vocabulary, encode)
+        self._calibration = None if live or remote else _calibration(settings)
+        self._stage: Stage
+        if remote is not None:
+            self._stage = remote_stage(remote, part)
+        else:
+            self._stage = LiveStage(live, part) if live else SimStage(_calibration(settings), part)
         # An environment that is dropped and not closed leaves no thread behind.
         self._closing = weakref.finalize(self, self._stage.close)
         self._picture = Picture() if render_mode else None
@@ -62,10 +69,11 @@ class Environment(gymnasium.Env[Observation, A], Generic[A]):
     ) -> tuple[Observation, dict[str, Any]]:
         """A new episode, drawn from the seed. options: settings that this episode has otherwise.
 
-        Raises `ConfigError`; on live lanes `LaneLost` when they are not ready and idle in time.
+        Raises `ConfigError`; on live lanes `LaneLost` when they are not ready and idle in time; on a server that runs
+        `SetupError` when it does not answer, and `TimeoutError` when no request comes.
         """
         super().reset(seed=seed)
-        settings = self.settings.but(options or {})
+        settings = self._stage.known(self.settings.but(options or {}))
         own = source(settings.workload, settings.vocabulary) if "workload" in (options or {}) else self._source
         self._stage.end()
         self.scenario = draw(settings, self._calibration, own, self.np_random)
@@ -179,6 +187,7 @@ class Environment(gymnasium.Env[Observation, A], Generic[A]):
             "dt": dt_s,
             "invalid_actions": self._invalid,
             "heuristic": self._heuristic(self._now),
+            **self._stage.notes(),
         }
 
 

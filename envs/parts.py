@@ -55,7 +55,7 @@ class Routing:
     """The agent is the router."""
 
     def __init__(self, codec: Codec) -> None:
-        self._codec = codec
+        self.codec = codec
 
     def waiting(self, config: Config, ledger: Ledger, talk: Talk[Asked, Answer], give_up: Callable[[], None]) -> Asking:
         router = WaitingRouter(self._inquiry(config, ledger), talk.ask, give_up)
@@ -71,7 +71,7 @@ class Routing:
         return Asking(router, None, deliver)
 
     def _inquiry(self, config: Config, ledger: Ledger) -> Inquiry:
-        return Inquiry(FlowGuard(config.stream_pairs(), config.flowguard), self._codec, ledger)
+        return Inquiry(FlowGuard(config.stream_pairs(), config.flowguard), self.codec, ledger)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -89,17 +89,17 @@ class Ticking:
     """The agent sets the lanes' depth controls, tick by tick; requests are routed as configured."""
 
     def __init__(self, codec: LaneCodec, tick_s: float) -> None:
-        self._codec = codec
-        self._tick_s = tick_s
+        self.codec = codec
+        self.tick_s = tick_s
 
     def waiting(
         self, config: Config, ledger: Ledger, talk: Talk[Ticked, Controls], give_up: Callable[[], None]
     ) -> Asking:
-        look = self._looking(ledger)
+        look = self.looking(ledger)
 
         async def tick(scheduler: StreamScheduler) -> None:
             try:
-                controls = talk.ask(look(scheduler))
+                controls = talk.ask(look(scheduler.signals()))
             except Abandoned:
                 give_up()
                 return
@@ -108,11 +108,11 @@ class Ticking:
         return Asking(None, tick, lambda _asked, _answer, _scheduler: None)
 
     def posting(self, config: Config, ledger: Ledger, talk: Talk[Ticked, Controls]) -> Asking:
-        look = self._looking(ledger)
+        look = self.looking(ledger)
         waiting: dict[int, asyncio.Future[Controls]] = {}
 
         async def tick(scheduler: StreamScheduler) -> None:
-            ticked = look(scheduler)
+            ticked = look(scheduler.signals())
             answered = waiting[id(ticked)] = asyncio.get_running_loop().create_future()
             talk.post(ticked)
             try:
@@ -128,19 +128,19 @@ class Ticking:
 
         return Asking(None, tick, deliver)
 
-    def _looking(self, ledger: Ledger) -> Callable[[StreamScheduler], Ticked]:
+    def looking(self, ledger: Ledger) -> Callable[[Signals], Ticked]:
+        """A look at lanes, with what accrued since the one before."""
         rhythm = Rhythm()
-        seen = 0
+        seen = ledger.arrivals
 
-        def look(scheduler: StreamScheduler) -> Ticked:
+        def look(signals: Signals) -> Ticked:
             nonlocal seen
-            signals = scheduler.signals()
             for _ in range(ledger.arrivals - seen):
                 rhythm.beat(signals.at_s)
             seen = ledger.arrivals
             cost = ledger.settle(signals.at_s)
-            observation = self._codec.observe(signals, rhythm.at(signals.at_s))
-            return Ticked(signals, observation, self._codec.mask(signals), cost)
+            observation = self.codec.observe(signals, rhythm.at(signals.at_s))
+            return Ticked(signals, observation, self.codec.mask(signals), cost)
 
         return look
 
@@ -148,4 +148,4 @@ class Ticking:
         for lane, index in controls.items():
             # A lane may die, or have its drafter closed, between the look and this.
             with suppress(LaneLost, NotSpeculating):
-                await scheduler.control(lane, self._codec.controls[index], TTL_TICKS * self._tick_s)
+                await scheduler.control(lane, self.codec.controls[index], TTL_TICKS * self.tick_s)

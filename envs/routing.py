@@ -8,6 +8,7 @@ import numpy as np
 from envs.asking import Asked
 from envs.environment import Environment, Observation, boxes
 from envs.parts import Routing
+from envs.remote_parts import RemoteAsked
 from envs.settings import Settings
 from envs.talk import End
 from streamserve.policy.codec import PAIRS_MOST, Codec
@@ -37,21 +38,21 @@ class RoutingEnv(Environment[np.int64]):
         self.action_space = gymnasium.spaces.Discrete(actions)
         self.observation_space = boxes(self.codec.bounds())
 
-    def _observation(self, asked: Asked | End) -> Observation:
+    def _observation(self, asked: Asked | RemoteAsked | End) -> Observation:
         return self.codec.empty() if isinstance(asked, End) else dict(asked.question.observation)
 
-    def _mask(self, asked: Asked | None) -> Mask:
+    def _mask(self, asked: Asked | RemoteAsked | None) -> Mask:
         if asked is not None:
             return self.codec.mask(asked.question, self._depth)
         mask: Mask = np.zeros(self._actions, bool)
         mask[0] = True
         return mask
 
-    def _answer(self, asked: Asked, action: np.int64) -> tuple[Answer, int]:
+    def _answer(self, asked: Asked | RemoteAsked, action: np.int64) -> tuple[Answer, int]:
         answer = self.codec.answer(asked.question, int(action), self._depth)
         if answer is None:
             return Answer(asked.question.places[asked.question.heuristic], None), 1
         return answer, 0
 
-    def _heuristic(self, asked: Asked | End) -> int:
+    def _heuristic(self, asked: Asked | RemoteAsked | End) -> int:
         return 0 if isinstance(asked, End) else self.codec.heuristic_action(asked.question, self._depth)

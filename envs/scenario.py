@@ -44,7 +44,10 @@ def draw(settings: Settings, calibration: Calibration | None, source: Source, rn
         }
     load = _one(ranges.load, settings.load, rng)
     rate = settings.rate
-    if rate is None:
+    if rate is None and settings.url is not None:
+        # Requests come from elsewhere.
+        rate = 1.0
+    elif rate is None:
         assert calibration is not None, "Settings.checked wants a rate of live environments"
         means = Lengths(source.means.prompt_tokens * length_scale, source.means.output_tokens * length_scale)
         rate = load * capacity(config, calibration, means, speeds)

@@ -10,6 +10,7 @@ import msgspec
 
 from envs.live import Live
 from envs.reward import Weights
+from envs.running import Remote, address
 from streamserve import config as configuration
 from streamserve.config import Config
 from streamserve.errors import ConfigError
@@ -81,6 +82,27 @@ class Settings:
     tick_s: float = 1.0
     """`Spec`: time between two control ticks."""
     live: Live | None = None
+    url: str | None = None
+    """A server that runs, of `streamserve serve --set policy.remote=true`."""
+    admin_key: str | None = None
+    """None = that of `$STREAMSERVE_ADMIN_KEY`, if there is one."""
+    api_key: str | None = None
+    """For requests that are sent to it; None = that of `$STREAMSERVE_API_KEY`, if there is one."""
+    budget_s: float = 0.2
+    """How long the server has a request wait for the agent before it decides by itself."""
+    drive: bool = False
+    """Whether requests are sent to the server, as `arrivals` and `workload` say; else it serves its own."""
+    idle_limit_s: float = 60.0
+    """With `drive`: how long a reset waits until the server is idle."""
+    decision_limit_s: float = 120.0
+    """How long a step waits for the server's next decision before it cuts the episode off."""
+
+    @property
+    def remote(self) -> Remote | None:
+        """The server, if there is one."""
+        if self.url is None:
+            return None
+        return Remote(self.url, self.admin_key, self.api_key, self.budget_s, self.idle_limit_s, self.decision_limit_s)
 
     @classmethod
     def of(cls, **given: Any) -> "Settings":
@@ -93,7 +115,17 @@ class Settings:
 
     def checked(self) -> "Settings":
         """The same settings. Raises `ConfigError` if they cannot work."""
-        positive = ("load", "rate", "rate_scale", "length_scale", "requests", "horizon_s", "drain_limit_s", "tick_s")
+        positive: tuple[str, ...] = (
+            "load",
+            "rate",
+            "rate_scale",
+            "length_scale",
+            "requests",
+            "horizon_s",
+            "drain_limit_s",
+            "tick_s",
+        )
+        positive += ("budget_s", "idle_limit_s", "decision_limit_s")
         for name in positive:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -105,10 +137,28 @@ class Settings:
                 raise ConfigError(f"weights.{name} must be {'above 0' if name == 'scale' else 'at least 0'}: {value}")
         if self.live is not None and self.rate is None:
             raise ConfigError("a live environment needs rate (requests per second): real lanes have no known capacity")
+        self._check_remote()
         for spec in (self.arrivals, *self.randomise.arrivals):
             arrivals.parse(spec)
         self._check_ranges()
         return self
+
+    def _check_remote(self) -> None:
+        if self.url is None:
+            if self.drive:
+                raise ConfigError("drive needs url: it sends requests to a server that runs")
+            return
+        address(self.url, {})
+        if self.live is not None:
+            raise ConfigError("give either url or live: the lanes of a server that runs, or lanes of your own")
+        if not self.drive and self.drain:
+            raise ConfigError("drain needs drive: the server's own traffic does not end")
+        if self.drive and self.rate is None:
+            raise ConfigError("drive needs rate (requests per second): a server's capacity is not known here")
+        if self.drive and self.vocabulary is None and ":" in str(self.workload):
+            raise ConfigError(
+                "drive needs vocabulary, how many tokens the model has, to make up prompts; or a folder as workload"
+            )
 
     def _check_ranges(self) -> None:
         ranges = self.randomise
@@ -126,7 +176,7 @@ class Settings:
         if ranges.lanes is not None and not isinstance(self.config.pairs, str):
             raise ConfigError("randomise.lanes needs a configuration with pairs: all or own, not a list of pairs")
         simulated_only = [name for name in ("lanes", "speed", "staleness_s", "drift") if getattr(ranges, name)]
-        if self.live is not None and (simulated_only or ranges.failures or ranges.acceptance_scale or ranges.load):
+        if (self.live or self.url) and (simulated_only or ranges.failures or ranges.acceptance_scale or ranges.load):
             raise ConfigError("a live environment can randomise arrivals, length_scale and output_share only")
 
 

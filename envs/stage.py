@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import CancelledError, Future
 from contextlib import suppress
 from typing import Any, Protocol
@@ -29,6 +29,10 @@ END_LIMIT_S = 60.0
 class Stage(Protocol):
     """Where episodes take place, one at a time."""
 
+    def known(self, settings: Settings) -> Settings:
+        """The settings, with what only the place itself knows."""
+        ...
+
     def begin(self, scenario: Scenario, settings: Settings) -> None:
         """Start an episode."""
         ...
@@ -41,6 +45,10 @@ class Stage(Protocol):
 
     def results(self) -> Sequence[Result]:
         """Of the episode, so far."""
+        ...
+
+    def notes(self) -> Mapping[str, Any]:
+        """What else `info` tells."""
         ...
 
     def end(self) -> None:
@@ -61,6 +69,9 @@ class SimStage:
         self._talk: Talk[Any, Any] = Talk()
         self._thread: threading.Thread | None = None
         self._session: Session | None = None
+
+    def known(self, settings: Settings) -> Settings:
+        return settings
 
     def begin(self, scenario: Scenario, settings: Settings) -> None:
         self.end()
@@ -100,6 +111,9 @@ class SimStage:
 
     def results(self) -> Sequence[Result]:
         return () if self._session is None else tuple(self._session.results)
+
+    def notes(self) -> Mapping[str, Any]:
+        return {}
 
     def end(self) -> None:
         thread, self._thread = self._thread, None
@@ -150,6 +164,9 @@ class LiveStage:
         self._deliver: Any = None
         self._task: asyncio.Task[Any] | None = None
 
+    def known(self, settings: Settings) -> Settings:
+        return settings
+
     def begin(self, scenario: Scenario, settings: Settings) -> None:
         """Raises `LaneLost` when the lanes do not become ready and idle, and what bringing them up raises."""
         self.end()
@@ -192,6 +209,9 @@ class LiveStage:
 
     def results(self) -> Sequence[Result]:
         return () if self._session is None else tuple(self._session.results)
+
+    def notes(self) -> Mapping[str, Any]:
+        return {}
 
     def end(self) -> None:
         episode, self._episode = self._episode, None

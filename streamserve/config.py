@@ -112,6 +112,10 @@ class PolicyConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A canary's results that are compared with those of the heuristic in the same time."""
     control_s: float = 1.0
     """Time between two looks of a policy that controls the lanes' depth."""
+    remote: bool = False
+    """Whether an agent of another process may decide, at `/streamserve/agent` with an admin key."""
+    remote_budget_s: float = 0.25
+    """The longest that such an agent may have a request wait for its decisions."""
 
 
 class SloConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -261,6 +265,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "policy.outside": (0, 1),
     "policy.compare": (1, 10**6),
     "policy.control_s": (0.01, 3600),
+    "policy.remote_budget_s": (0.001, 60),
     "scheduler.max_queued": (0, math.inf),
     "scheduler.max_dispatched": (1, math.inf),
     "scheduler.patience": (0, math.inf),

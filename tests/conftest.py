@@ -10,7 +10,9 @@ from tests.live.server import Server, running
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The default topology, started once; a test that hurts it waits until it has recovered."""
-    with running(tmp_path_factory.mktemp("server") / "log.txt", "--config", "cpu-pair") as ready:
+    # Agents may come, for the tests in which one does.
+    arguments = ("--config", "cpu-pair", "--set", "policy.remote=true")
+    with running(tmp_path_factory.mktemp("server") / "log.txt", *arguments) as ready:
         yield ready
 
 

@@ -12,7 +12,7 @@ import httpx
 import pytest
 from typer.testing import CliRunner
 
-from streamserve import chat, cli
+from streamserve import chat, cli, picked
 from streamserve.config import Config, names
 from streamserve.errors import LaneStartError
 from streamserve.machine import Machine
@@ -23,8 +23,9 @@ RUNNER = CliRunner()
 
 
 @pytest.fixture(autouse=True)
-def no_key_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_key_and_no_choice_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("STREAMSERVE_API_KEY", raising=False)
+    monkeypatch.setenv("STREAMSERVE_STATE", str(tmp_path / "state"))
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_importing_the_command_line_loads_nothing_heavy() -> None:
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
-@pytest.mark.parametrize("command", ["serve", "chat", "doctor", "configs"])
+@pytest.mark.parametrize("command", ["serve", "chat", "doctor", "configs", "bench"])
 def test_each_command_has_help_with_examples(command: str) -> None:
     result = RUNNER.invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"})
     assert result.exit_code == 0
@@ -95,6 +96,27 @@ def test_serve_chooses_for_the_machine_and_says_why(served: list[Config]) -> Non
     assert "Configuration cpu-pair: chosen for 2 cores, no GPU to use; another with --config" in result.stdout
     assert [lane.id for lane in served[0].lanes] == ["lane-0", "lane-1"]
     assert served[0].model == "embedded"
+
+
+def test_serve_takes_what_was_picked_here_for_the_model_and_says_so(served: list[Config], tmp_path: Path) -> None:
+    choice = picked.Picked("cpu-pair", ["pairs=own"], "goodput 1.3 times better", "2026-11-23")
+    picked.write(picked.path(), picked.key("embedded", 2, ()), choice)
+    assert (tmp_path / "state" / "picked.yaml").exists()
+    result = RUNNER.invoke(cli.app, ["serve", "--set", "engine.max_running=16"])
+    assert (
+        "Configuration cpu-pair: picked with pairs=own by `streamserve bench --pick` on 2026-11-23 "
+        "(goodput 1.3 times better); another with --config" in result.stdout
+    )
+    RUNNER.invoke(cli.app, ["serve", "other/model"])
+    RUNNER.invoke(cli.app, ["serve", "--config", "cpu-pair"])
+    assert [config.pairs for config in served] == ["own", "all", "all"]
+    assert served[0].engine.max_running == 16
+
+
+def test_serve_leaves_a_choice_that_this_machine_cannot_run(served: list[Config]) -> None:
+    picked.write(picked.path(), picked.key("embedded", 2, ()), picked.Picked("gpu-shared", [], "", "2026-11-23"))
+    result = RUNNER.invoke(cli.app, ["serve"])
+    assert "Configuration cpu-pair: chosen for 2 cores" in result.stdout
 
 
 def test_serve_on_one_core_is_unified(served: list[Config], machine: Callable[[Machine], None]) -> None:

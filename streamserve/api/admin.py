@@ -5,7 +5,7 @@ import secrets
 from collections.abc import Sequence
 from http import HTTPStatus
 
-from fastapi import Request
+from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
 
 
@@ -24,14 +24,14 @@ class Admins:
         self._closed = bool(keys)
         self._digests = [_digest(key) for key in keys if key]
 
-    def refusal(self, request: Request, what: str) -> JSONResponse | None:
+    def refusal(self, request: HTTPConnection, what: str) -> JSONResponse | None:
         """The answer to a request that may not do it, None if it may. what: of which the answer speaks."""
         if not self._closed or self._authorized(request):
             return None
         message = f"{what} needs an admin key: send it as Authorization: Bearer KEY"
         return error_response(HTTPStatus.UNAUTHORIZED, message, headers={"WWW-Authenticate": "Bearer"})
 
-    def _authorized(self, request: Request) -> bool:
+    def _authorized(self, request: HTTPConnection) -> bool:
         scheme, _, key = request.headers.get("authorization", "").partition(" ")
         given = _digest(key)
         # Every key is compared, each in constant time, so that the answer's delay tells nothing.

@@ -11,7 +11,7 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.launchers.launcher import validate_api_server_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from streamserve.api import policy, routes
+from streamserve.api import agent, policy, routes
 from streamserve.api.admin import Admins
 from streamserve.api.engine_client import TASKS, StreamServeClient
 from streamserve.api.middleware import BodyLimitMiddleware, HeadersMiddleware
@@ -65,6 +65,7 @@ async def build(
     app.include_router(routes.router(scheduler, admins, policies))
     if policies is not None:
         app.include_router(policy.router(policies, admins))
+        app.include_router(agent.router(scheduler, policies, admins))
     # Around the application and not in it: vLLM has closed its own list of middleware by now.
     return HeadersMiddleware(BodyLimitMiddleware(app, server.max_body_bytes))
 

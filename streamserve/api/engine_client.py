@@ -1,9 +1,9 @@
 """vLLM's `EngineClient` over StreamScheduler: what lets vLLM's own OpenAI application serve from our lanes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from copy import copy
-from typing import Any
+from typing import Any, Protocol
 
 from vllm.config import VllmConfig
 from vllm.exceptions import GracefulHTTPError, VLLMValidationError
@@ -25,8 +25,9 @@ from streamserve.api.fidelity import continuable, splittable
 from streamserve.api.unsupported import WithoutEngineControls
 from streamserve.clock import now
 from streamserve.errors import LaneLost, ServeError
-from streamserve.scheduler.scheduler import StreamScheduler
-from streamserve.types import LaneState, Request, Slo
+from streamserve.protocols import TokenStream
+from streamserve.signals import Signals
+from streamserve.types import Decision, LaneState, Request, Slo
 
 TASKS: tuple[SupportedTask, ...] = ("generate",)
 
@@ -37,11 +38,21 @@ UNSEEN_STARTS = 3
 """How often a sequence is begun whose client sees nothing before its end."""
 
 
+class Scheduler(Protocol):
+    """What is needed of a `StreamScheduler`."""
+
+    def check(self, n: int = 1) -> None: ...
+
+    def signals(self) -> Signals: ...
+
+    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> TokenStream: ...
+
+
 class StreamServeClient(WithoutEngineControls):
     """Serves vLLM's API from a StreamScheduler."""
 
     def __init__(
-        self, config: VllmConfig, renderer: BaseRenderer, scheduler: StreamScheduler, detokenizer: Detokenizer
+        self, config: VllmConfig, renderer: BaseRenderer, scheduler: Scheduler, detokenizer: Detokenizer
     ) -> None:
         self.vllm_config = config
         self.model_config = config.model_config

@@ -7,12 +7,11 @@ from vllm.config import VllmConfig
 from vllm.renderers import BaseRenderer, renderer_from_config
 
 from streamserve.api.detokenizer import Detokenizer
-from streamserve.api.engine_client import StreamServeClient
+from streamserve.api.engine_client import Scheduler, StreamServeClient
 from streamserve.api.metrics import EngineMetrics
 from streamserve.config import Config
 from streamserve.lanes.vllm import arguments
 from streamserve.lanes.vllm.plan import LanePlan
-from streamserve.scheduler.scheduler import StreamScheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +23,7 @@ class Front:
     metrics: EngineMetrics
     detokenizer: Detokenizer
 
-    def client(self, scheduler: StreamScheduler) -> StreamServeClient:
+    def client(self, scheduler: Scheduler) -> StreamServeClient:
         """vLLM's way into this scheduler."""
         return StreamServeClient(self.config, self.renderer, scheduler, self.detokenizer)
 

@@ -122,6 +122,7 @@ async def _start(
     from streamserve.lanes.vllm.lane import VllmLane
     from streamserve.metrics import policy, prometheus
     from streamserve.metrics.results import ResultMetrics
+    from streamserve.scheduler.watched import Watched
 
     args = app.options(path, config.server)
     startup.stage(FRONT, "loading the tokenizer")
@@ -143,7 +144,7 @@ async def _start(
     policy.install(policies.tally, REGISTRY)
     down.push_async_callback(serving.aclose)
     startup.stage(FRONT, "ready")
-    client = parts.client(serving.scheduler)
+    client = parts.client(Watched(serving.scheduler, policies.seat) if policies.seat else serving.scheduler)
     application, _ = await asyncio.gather(
         app.build(args, client, serving.scheduler, config.server, policies), serving.start(startup.stage)
     )

@@ -55,9 +55,9 @@ def main(pairs: Sequence[int], decisions: int) -> None:
     times = [answers(count, decisions) for count in pairs]
     for place, name in enumerate(("encoding", "network")):
         taken = [each[place] for each in times]
-        print(f"{name:>20}" + "".join(map(shown, taken)), flush=True)
+        print(f"{name:>20}" + "".join(f"{shown(each):>16}" for each in taken), flush=True)
         same = [reference(decisions, statistics.median(each)) for each in taken]
-        print(f"{'(the same work)':>20}" + "".join(map(shown, same)), flush=True)
+        print(f"{'(the same work)':>20}" + "".join(f"{shown(each):>16}" for each in same), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """`python -m streamserve.bench.decision`: how long each router takes to decide, by the number of lanes.
 
-All pairs are configured. Between decisions, some lanes report anew, requests come and go, and the clock moves on.
+Prints a Markdown table. All pairs are configured. Between decisions, some lanes report anew, requests come and go, and
+the clock moves on.
 The last row is no router but a loop that always does the same: what it has above its median is the machine's doing.
 """
 
@@ -10,6 +11,7 @@ import statistics
 import time
 from collections.abc import Iterator, Sequence
 
+from streamserve.bench import report
 from streamserve.flowguard import routers
 from streamserve.flowguard.flowguard import KEPT, MOST_LANES
 from streamserve.signals import Averages, DeviceSignals, LaneLoad, LaneSignals, Signals, StepCost
@@ -99,32 +101,40 @@ def reference(decisions: int, took_s: float) -> list[float]:
 def shown(took_s: Sequence[float]) -> str:
     """Median and p99, in us."""
     p99_s = statistics.quantiles(took_s, n=100, method="inclusive")[98]
-    return f"{f'{1e6 * statistics.median(took_s):.0f} / {1e6 * p99_s:.0f}':>16}"
+    return f"{1e6 * statistics.median(took_s):.0f} / {1e6 * p99_s:.0f}"
 
 
-def main(names: Sequence[str], lanes: Sequence[int], decisions: int, changing: float) -> None:
-    print(f"us per decision, median / p99 of {decisions}; {changing:.0%} of the lanes report between two decisions")
-    print(f"beyond {MOST_LANES} lanes flowguard pairs the best {KEPT} prefill lanes with the best {KEPT} decode lanes")
-    print(f"{'lanes':>20}" + "".join(f"{count:>16}" for count in lanes))
+def text(names: Sequence[str], lanes: Sequence[int], decisions: int, changing: float) -> str:
+    """Measure and tell: a Markdown table of routers against lanes."""
     # Many lanes take long to draw, not to decide on.
     times = {count: max(50, min(decisions, decisions * 64 // count)) for count in lanes}
     medians_s: dict[int, float] = {}
+    rows = []
     for name in names:
         cells = []
         for count in lanes:
             took_s = decide(name, count, times[count], changing)
             medians_s.setdefault(count, statistics.median(took_s))
             cells.append(shown(took_s))
-        print(f"{name:>20}" + "".join(cells), flush=True)
-    same = "".join(shown(reference(times[count], medians_s[count])) for count in lanes)
-    print(f"{'(the same work)':>20}" + same, flush=True)
+        rows.append([name, *cells])
+    rows.append(["(the same work)", *(shown(reference(times[count], medians_s[count])) for count in lanes)])
+    said = f"us per decision, median / p99 of {decisions}; {changing:.0%} of the lanes report between two decisions.\n"
+    said += (
+        f"Beyond {MOST_LANES} lanes flowguard pairs the best {KEPT} prefill lanes with the best {KEPT} decode lanes."
+    )
+    return f"{said}\n\n{report.table(['lanes', *map(str, lanes)], rows)}"
+
+
+def arguments() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--routers", nargs="+", default=list(routers.ROUTERS), choices=list(routers.ROUTERS))
+    parser.add_argument("--lanes", nargs="+", type=int, default=[1, 2, 4, 16, 64, 256, 1024])
+    parser.add_argument("--decisions", type=int, default=2000)
+    parser.add_argument("--changing", type=float, default=0.5, help="share of lanes that report between two decisions")
+    return parser
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--routers", nargs="+", default=list(routers.ROUTERS), choices=list(routers.ROUTERS))
-    parser.add_argument("--lanes", nargs="+", type=int, default=[1, 4, 16, 64, 256, 1024])
-    parser.add_argument("--decisions", type=int, default=2000)
-    parser.add_argument("--changing", type=float, default=0.5, help="share of lanes that report between two decisions")
-    arguments = parser.parse_args()
-    main(arguments.routers, arguments.lanes, arguments.decisions, arguments.changing)
+    given = arguments().parse_args()
+    print(text(given.routers, given.lanes, given.decisions, given.changing))

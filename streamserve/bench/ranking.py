@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from streamserve.bench import report
 from streamserve.bench.figures import Spread, ratio, spread
@@ -42,6 +43,8 @@ class Outcome:
     machine_gap_s: float
     loop_gap_s: float
     requests: tuple[Served, ...]
+    policy: dict[str, Any] | None = None
+    """What the system's trained policy says of itself, as in `/health`."""
 
 
 Cell = tuple[str, float]

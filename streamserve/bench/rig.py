@@ -9,7 +9,7 @@ import logging
 import os
 import tempfile
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,10 +18,10 @@ import msgspec
 
 from streamserve.build import assemble
 from streamserve.config import Config
-from streamserve.errors import ConfigError
+from streamserve.errors import ConfigError, NotSpeculating
 from streamserve.lanes.vllm import environment, model, plan
 from streamserve.lanes.vllm.launch import Launcher
-from streamserve.protocols import Lane, Progress
+from streamserve.protocols import Lane, Progress, Router
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.types import LaneId, Request, Slo
 from streamserve.workload.openloop import OnResult
@@ -42,13 +42,16 @@ class LaneSet:
     config: Config
     lanes: Mapping[LaneId, Lane]
 
-    def scheduler(self, on_result: OnResult, config: Config | None = None) -> StreamScheduler:
+    def scheduler(
+        self, on_result: OnResult, config: Config | None = None, router: Router | None = None
+    ) -> StreamScheduler:
         """A new scheduler with a new router over these lanes; close it when the run is over.
 
         config: this set's configuration with another router or other scheduler settings, None = as it is.
+        router: instead of the configured one; it must be new, too.
         """
         # Its supervisor is never started: the one that started the lanes keeps them up.
-        return assemble(config or self.config, list(self.lanes.values()), on_result).scheduler
+        return assemble(config or self.config, list(self.lanes.values()), on_result, router).scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +164,13 @@ async def forget_prefixes(lanes: Mapping[LaneId, Lane], limit_s: float = IDLE_LI
                     await asyncio.sleep(IDLE_POLL_S)
     except TimeoutError as error:
         raise TimeoutError(f"{lane.id} holds KV blocks {limit_s:g} s after the run; look into its log") from error
+
+
+async def forget_controls(lanes: Mapping[LaneId, Lane]) -> None:
+    """Have every lane decide on its depth as by default. Raises `LaneLost`."""
+    for lane in lanes.values():
+        with suppress(NotSpeculating):
+            await lane.control(None, 0.0)
 
 
 async def call(lane: Lane, method: str, *arguments: object) -> Any:

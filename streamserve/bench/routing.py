@@ -6,8 +6,8 @@ over the same lanes, whose prefix caches are emptied before each run; ratios are
 are fixed, so every system makes the same tokens. Runs lie in `--out`, one JSON file each; started again with the same
 settings, it goes on where it stopped.
 
-Systems are written ROUTER, then +ORDER, and +direct (no late binding) or +late (always); the first is compared to all
-others.
+Systems are written ROUTER, then +ORDER, +direct (no late binding) or +late (always), and +policy=FOLDER (a trained
+policy on top); the first is compared to all others.
 """
 
 import argparse
@@ -28,6 +28,9 @@ from streamserve.bench.steady import steady
 from streamserve.bench.systems import System
 from streamserve.errors import ConfigError
 from streamserve.lanes.vllm.plan import available_cores
+from streamserve.policy import store
+from streamserve.policy.switch import PolicySwitch
+from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.types import Slo
 from streamserve.workload import arrivals, openloop, plan, prompts
 from streamserve.workload.plan import Encode, Plan
@@ -143,23 +146,37 @@ class Bench:
         self._ready = ready
         self._planner = planner
         self._options = options
-        self._systems = {text: systems.parse(text, options.order) for text in options.routers}
+        self._systems = {text: systems.parse(text, options.order, live=True) for text in options.routers}
         self._systems[systems.PLAIN] = systems.PLAIN_ENGINE
 
-    async def serve(self, system: System, sent: Plan, disturbances: Sequence[Disturbance] = ()) -> openloop.Run:
-        """A plan on idle lanes with empty prefix caches."""
+    async def serve(
+        self,
+        system: System,
+        sent: Plan,
+        disturbances: Sequence[Disturbance] = (),
+        switch: PolicySwitch | None = None,
+    ) -> openloop.Run:
+        """A plan on idle lanes with empty prefix caches. switch: the system's policy, new for this run."""
         lane_set = self._ready.sets[system.lane_set]
         await rig.idle(lane_set.lanes)
         await rig.forget_prefixes(lane_set.lanes)
         config = system.config(self._ready)
-        async with disturbed(list(lane_set.lanes.values()), disturbances):
-            run = await openloop.send(
-                sent,
-                lambda on_result: lane_set.scheduler(on_result, config),
-                rig.planned,
-                announce_slo=self._options.announce_slo,
-            )
-        await rig.idle(lane_set.lanes)
+
+        def open_scheduler(on_result: openloop.OnResult) -> StreamScheduler:
+            scheduler = lane_set.scheduler(on_result, config, switch)
+            if switch is not None:
+                switch.start(scheduler)
+            return scheduler
+
+        try:
+            async with disturbed(list(lane_set.lanes.values()), disturbances):
+                run = await openloop.send(sent, open_scheduler, rig.planned, announce_slo=self._options.announce_slo)
+            await rig.idle(lane_set.lanes)
+        finally:
+            if switch is not None:
+                await switch.aclose()
+        if switch is not None:
+            await rig.forget_controls(lane_set.lanes)
         return run
 
     async def warm_up(self) -> None:
@@ -187,9 +204,24 @@ class Bench:
     async def outcome(self, cell: Cell, system: str, sent: Plan) -> Outcome:
         """One run."""
         disturbances = [disturb.parse(text) for text in self._options.disturb]
-        run, gaps = await steady(lambda: self.serve(self._systems[system], sent, disturbances), print)
-        summary = openloop.summarise(run)
-        return Outcome(cell.arrivals, cell.load, system, cell.repeat, summary, gaps.machine_s, gaps.loop_s, served(run))
+        made = self._systems[system]
+
+        async def attempt() -> tuple[openloop.Run, PolicySwitch | None]:
+            switch = made.switch(self._ready)
+            return await self.serve(made, sent, disturbances, switch), switch
+
+        (run, switch), gaps = await steady(attempt, print)
+        return Outcome(
+            cell.arrivals,
+            cell.load,
+            system,
+            cell.repeat,
+            openloop.summarise(run),
+            gaps.machine_s,
+            gaps.loop_s,
+            served(run),
+            None if switch is None else switch.report(),
+        )
 
 
 async def measure(bench: Bench, planner: Planner, options: Any) -> list[Outcome]:
@@ -241,11 +273,13 @@ async def main(options: Any) -> None:
 
 
 def check(options: Any) -> None:
-    """Find mistakes before lanes are started. Raises `ConfigError`."""
+    """Find mistakes before lanes are started. Raises `ConfigError` and `PolicyError`."""
     for text in options.disturb:
         disturb.parse(text)
     for text in options.routers:
-        systems.parse(text, options.order)
+        system = systems.parse(text, options.order, live=True)
+        if system.policy is not None:
+            store.load(store.find(system.policy))
     for text in options.arrivals:
         process = arrivals.parse(text)
         if process.path is not None:

@@ -25,10 +25,10 @@ from streamserve.lanes.sim import calibration as calibrations
 from streamserve.lanes.sim.calibration import Calibration
 from streamserve.protocols import Router
 from streamserve.signals import Signals
-from streamserve.simulation import plant
+from streamserve.simulation import hindsight, plant
 from streamserve.simulation.options import SimOptions
 from streamserve.simulation.run import Simulation, simulate
-from streamserve.types import Decision, LaneId, Request, Result
+from streamserve.types import NO_SLO, Decision, LaneId, Request, Result
 from streamserve.workload import arrivals
 from streamserve.workload.openloop import summarise
 from streamserve.workload.plan import Encode, Plan
@@ -48,7 +48,7 @@ class Study:
     options: SimOptions
     workload: Workload
     routers: Sequence[str] = ("flowguard",)
-    """Systems, as in `streamserve.bench.systems`."""
+    """Systems, as in `streamserve.bench.systems`; the router `hindsight:TRIES[:GOAL]` is a search's best run."""
     order: str = "fcfs"
     arrivals: Sequence[str] = ("poisson",)
     loads: Sequence[float] = ()
@@ -134,11 +134,25 @@ def one(study: Study, system: str, plan: Plan, seed: int) -> tuple[Simulation, f
     """One run, its CPU time, and the times of its decisions."""
     config = systems.parse(system, study.order).over(study.config)
     options = replace(study.options, seed=seed)
+    if (bound := hindsight.parse(config.router)) is not None:
+        return _in_hindsight(study, config, options, plan, bound)
     router = Timed(routers.build(config.router, config.stream_pairs(), config.flowguard))
     gc.collect()
     begun_s = time.process_time()
     made = simulate(plan, config, study.calibration, options, router, study.announce_slo)
     return made, time.process_time() - begun_s, router.took_s
+
+
+def _in_hindsight(
+    study: Study, config: Config, options: SimOptions, plan: Plan, bound: tuple[int, hindsight.Goal]
+) -> tuple[Simulation, float, list[float]]:
+    """The best run that a search finds, and the CPU time of all its runs."""
+    begun_s = time.process_time()
+    sent = plan if study.announce_slo else tuple(replace(each, slo=NO_SLO) for each in plan)
+    found = hindsight.search(hindsight.Episode(sent, config, study.calibration, options), *bound)
+    # Judged by the SLO even where it was not announced.
+    made = replace(found.best, run=replace(found.best.run, plan=plan))
+    return made, time.process_time() - begun_s, [0.0]
 
 
 def run(study: Study, plans: Plans, note: Callable[[str], None]) -> list[Simulated]:
@@ -165,6 +179,8 @@ def check(study: Study) -> None:
     plant.check(study.config, study.calibration, study.options)
     for text in study.routers:
         system = systems.parse(text, study.order)
+        if hindsight.parse(system.router) is not None:
+            continue
         routers.build(system.router, study.config.stream_pairs()[:1], study.config.flowguard)
     for text in study.arrivals:
         process = arrivals.parse(text)

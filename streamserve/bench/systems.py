@@ -9,13 +9,15 @@ import msgspec
 from streamserve import config as configuration
 from streamserve.bench.rig import Rig
 from streamserve.config import Config, LaneConfig, SchedulerConfig
-from streamserve.errors import ConfigError
+from streamserve.errors import ConfigError, PolicyError
+from streamserve.policy.switch import PolicySwitch
 from streamserve.types import LaneId
 
 LANES = "lanes"
 PLAIN = "plain"
 DIRECT: Literal["direct"] = "direct"
 LATE: Literal["late"] = "late"
+POLICY = "+policy="
 ORDERS: tuple[str, ...] = get_args(get_type_hints(SchedulerConfig)["order"])
 
 
@@ -29,6 +31,8 @@ class System:
     order: str
     binding: Literal["auto", "direct", "late"] = "auto"
     """Whether requests wait in our queue while every lane is busy with prompts: as configured, never, always."""
+    policy: str | None = None
+    """The trained policy on top of the router: a folder, or a shipped one's name."""
 
     def config(self, ready: Rig) -> Config:
         """The configuration of its set of lanes, with its router and its order."""
@@ -42,16 +46,33 @@ class System:
         elif self.binding == LATE:
             scheduler["late_binding"] = "always"
         settings = msgspec.structs.replace(config.scheduler, **scheduler)
-        return msgspec.structs.replace(config, router=self.router, scheduler=settings)
+        source = "heuristic" if self.policy is None else self.policy
+        policy = msgspec.structs.replace(config.policy, source=source)
+        return msgspec.structs.replace(config, router=self.router, scheduler=settings, policy=policy)
+
+    def switch(self, ready: Rig) -> PolicySwitch | None:
+        """Its policy as a new router, guard and all; None without one. Raises `PolicyError`."""
+        if self.policy is None:
+            return None
+        made = PolicySwitch(self.config(ready))
+        if (refused := made.report()["refused"]) is not None:
+            raise PolicyError(refused)
+        return made
 
 
 PLAIN_ENGINE = System(PLAIN, PLAIN, "round_robin", "fcfs", DIRECT)
 """vLLM as it is: one engine over all cores, and every request goes to it at once."""
 
 
-def parse(text: str, order: str) -> System:
-    """A system from its text: ROUTER, then +ORDER, and +direct or +late for its binding. Raises `ConfigError`."""
-    router, *modifiers = text.split("+")
+def parse(text: str, order: str, live: bool = False) -> System:
+    """A system from its text: ROUTER, then +ORDER, +direct or +late for its binding, and +policy=FOLDER at the end.
+
+    live: of live lanes; only they are served with policies here. Raises `ConfigError`.
+    """
+    plain, _, policy = text.partition(POLICY)
+    if policy and not live:
+        raise ConfigError(f"system {text!r}: compare policies over simulated lanes with streamserve evaluate")
+    router, *modifiers = plain.split("+")
     binding: Literal["auto", "direct", "late"] = "auto"
     for modifier in modifiers:
         if modifier in ORDERS:
@@ -61,9 +82,9 @@ def parse(text: str, order: str) -> System:
         elif modifier == LATE:
             binding = LATE
         else:
-            known = f"{DIRECT}, {LATE} or an order ({', '.join(ORDERS)})"
+            known = f"{DIRECT}, {LATE} or an order ({', '.join(ORDERS)}), with policy=FOLDER at the end"
             raise ConfigError(f"system {text!r}: {modifier!r} is none of {known}")
-    return System(text, LANES, router, order, binding)
+    return System(text, LANES, router, order, binding, policy or None)
 
 
 def configs(lanes: int, cores: int, baseline_depth: int | None, overrides: Sequence[str]) -> Mapping[str, Config]:

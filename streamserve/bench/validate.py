@@ -68,6 +68,8 @@ def run(
     """
     check(config, calibration, SimOptions())
     routing.check(given)
+    for text in given.routers:
+        systems.parse(text, given.order)
     settings = {each.name: str(getattr(given, each.name)) for each in fields(given) if each.name not in UNCLAIMED}
     report.claim(given.out, settings | {"config": config})
     if any(report.read(path, Outcome) is None for path in _live_paths(given)):

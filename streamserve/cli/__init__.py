@@ -2,8 +2,8 @@
 
 # In the order in which `streamserve --help` lists their commands, which each adds when it is imported.
 # isort: off
-from streamserve.cli import serving, talk, inspection, simulation, training
+from streamserve.cli import serving, talk, inspection, benchmark, simulation, training
 from streamserve.cli.app import app, main
 # isort: on
 
-__all__ = ["app", "inspection", "main", "serving", "simulation", "talk", "training"]
+__all__ = ["app", "benchmark", "inspection", "main", "serving", "simulation", "talk", "training"]

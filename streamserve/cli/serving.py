@@ -1,6 +1,7 @@
 """`streamserve serve` and `streamserve configs`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ from rich.console import Console
 
 from streamserve.cli.app import KEY_VARIABLE, app, examples
 from streamserve.cli.inspection import verdicts
-from streamserve.config import Config, config_folder, load, names
+from streamserve.config import EMBEDDED_MODEL, Config, config_folder, load, names
 from streamserve.errors import SetupError
 
 
@@ -58,12 +59,12 @@ def serve(
     ] = None,
 ) -> None:
     """Start the server: an OpenAI-compatible endpoint over one or more vLLM lanes."""
-    chosen, reason = (config, "as asked") if config else _default_config()
+    chosen, changes, reason = (config, (), "as asked") if config else _default_config(model)
     server = {"server.host": host, "server.port": port, "server.api_keys": api_key or None}
     source, mode = (None, None) if policy is None else _policy(policy)
     flags = {"model": model, "router": router, "policy.source": source, "policy.mode": mode, **server}
     overrides = [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
-    loaded = load(chosen, [*(settings or ()), *overrides])
+    loaded = load(chosen, [*changes, *(settings or ()), *overrides])
     _serve(loaded, f"Configuration {chosen}: {reason}", decision_log, tensorboard)
 
 
@@ -83,17 +84,25 @@ def _serve(config: Config, headline: str, decision_log: Path | None, tensorboard
         run(config, startup, decision_log, tensorboard)
 
 
-def _default_config() -> tuple[str, str]:
+def _default_config(model: str | None) -> tuple[str, Sequence[str], str]:
+    from streamserve import picked
     from streamserve.doctor import recommend
     from streamserve.machine import inspect_machine
 
     machine = inspect_machine()
     judged = verdicts(machine)
+    able = {verdict.config for verdict in judged if not verdict.obstacles}
+    file = picked.path()
+    choice = picked.read(file).get(picked.key(model or EMBEDDED_MODEL, machine.cores, machine.gpu_names))
+    if choice is not None and choice.config in able:
+        told = f" with {' '.join(choice.changes)}" if choice.changes else ""
+        why = f"picked{told} by `streamserve bench --pick` on {choice.date} ({choice.reason}); another with --config"
+        return choice.config, choice.changes, why
     recommendation = recommend(machine, judged)
     if recommendation is None:
         why = next((obstacle for verdict in reversed(judged) for obstacle in verdict.obstacles), "none is shipped")
         raise SetupError(f"no shipped configuration runs here ({why}): see `streamserve doctor`")
-    return recommendation.config, f"chosen for {recommendation.reason}; another with --config"
+    return recommendation.config, (), f"chosen for {recommendation.reason}; another with --config"
 
 
 @app.command(epilog=examples("streamserve configs", "streamserve serve --config unified"))

@@ -39,7 +39,11 @@ def simulate(
     ] = None,
     routers: Annotated[
         str | None,
-        typer.Option(help="ROUTER, ROUTER+ORDER or ROUTER+direct; default: the configured.", metavar="NAME,..."),
+        typer.Option(
+            help="ROUTER, ROUTER+ORDER or ROUTER+direct; default: the configured. hindsight:TRIES or "
+            "hindsight:TRIES:p99 searches for the best mean or p99 that routing could have had.",
+            metavar="NAME,...",
+        ),
     ] = None,
     arrivals: Annotated[
         list[str] | None,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from agents.recipe import Recipe
     from envs.live import Live
+    from streamserve.bench.contrast import Contrast
     from streamserve.protocols import Lane
 
 
@@ -78,8 +79,8 @@ def train(
 
 
 def _live_lanes(recipe: "Recipe") -> "dict[str, Live]":
-    """What an environment over real lanes is given beside the recipe: nothing for simulated ones."""
-    if recipe.plant == "sim":
+    """What an environment over lanes of its own is given beside the recipe: nothing for others."""
+    if recipe.plant == "sim" or "url" in recipe.env_kwargs:
         return {}
     from contextlib import asynccontextmanager
 
@@ -104,6 +105,8 @@ def _live_lanes(recipe: "Recipe") -> "dict[str, Live]":
         "streamserve evaluate runs/route-1/best",
         "streamserve evaluate runs/route-1/best runs/route-2/best --seeds 20 --out evaluation",
         'streamserve evaluate runs/route-1/best --scenarios "bursts,slow lane" --baselines random,cheapest',
+        "streamserve evaluate runs/route-1/best --scenarios bursts --oracle 1000 --jobs 2",
+        "streamserve evaluate runs/route-1/best --live --prompts DIR --requests 48 --out live",
     )
 )
 def evaluate(
@@ -119,44 +122,86 @@ def evaluate(
     ] = None,
     scenarios: Annotated[str | None, typer.Option(help="Only these; default: all.", metavar="NAME,...")] = None,
     baselines: Annotated[
-        str | None, typer.Option(help="Compare these as well: random, cheapest.", metavar="NAME,...")
+        str | None,
+        typer.Option(help="Compare these as well: random, cheapest; with --live, routers.", metavar="NAME,..."),
     ] = None,
     prompts: Annotated[
-        Path | None, typer.Option(help="Folder of JSONL prompt sets, for scenarios of their texts.", metavar="DIR")
+        Path | None,
+        typer.Option(help="Folder of JSONL prompt sets, for scenarios of their texts, and for --live.", metavar="DIR"),
     ] = None,
     arrivals: Annotated[
         list[str] | None, typer.Option(help="Of those: gamma:CV, trace:FILE, ...; repeatable.", metavar="PROCESS")
     ] = None,
     seeds: Annotated[int, typer.Option(help="Episodes of each policy in each scenario.", min=2)] = 10,
-    requests: Annotated[int, typer.Option(help="Of each episode.", min=1)] = 256,
+    requests: Annotated[
+        int | None, typer.Option(help="Of each episode, 256 by default; of each live run, 64.", min=1)
+    ] = None,
     slo_ttft: Annotated[float, typer.Option(help="Seconds, for SLO attainment.")] = 3.0,
     slo_tpot: Annotated[float, typer.Option(help="Seconds, for SLO attainment.")] = 0.1,
     out: Annotated[Path | None, typer.Option(help="Folder for JSON, report and pictures.", metavar="DIR")] = None,
     write_scores: Annotated[
         bool, typer.Option("--write-scores", help="Write the gains into the policy's card, for serve --policy auto.")
     ] = False,
+    oracle: Annotated[
+        int, typer.Option(help="Search each episode so many times for what routing could have won.", min=0)
+    ] = 0,
+    oracle_of: Annotated[str, typer.Option("--oracle-of", help="What that makes small.", metavar="mean|p99")] = "mean",
+    jobs: Annotated[int, typer.Option(help="Processes for that.", min=1)] = 1,
+    live: Annotated[bool, typer.Option("--live", help="On real lanes: the same requests under each in turn.")] = False,
+    repeats: Annotated[int, typer.Option(help="Live: blocks of each scenario.", min=2)] = 8,
+    loads: Annotated[str, typer.Option(help="Live: shares of the capacity.", metavar="X,...")] = "0.8",
+    length_scale: Annotated[float, typer.Option(help="Live: times the prompts' output lengths.")] = 1.0,
+    capacity: Annotated[float | None, typer.Option(help="Live: requests per second, instead of measuring it.")] = None,
 ) -> None:
-    """Compare trained policies with the heuristic, in simulated scenarios that training never saw."""
+    """Compare trained policies with the heuristic, in simulated scenarios that training never saw, or on real lanes."""
     from agents.installed import check
 
     check()
+    if write_scores and len(policies) > 1:
+        raise ConfigError("--write-scores writes one policy's card: evaluate the policies one by one")
+    if live:
+        if prompts is None:
+            raise ConfigError("--live sends texts: name a folder of JSONL prompt sets with --prompts")
+        if oracle:
+            raise ConfigError("--oracle is of simulated lanes: real ones cannot serve the same twice")
+        from streamserve.bench.contrast import Contrast
+        from streamserve.bench.simulate import numbers
+
+        given = Contrast(
+            prompts,
+            out or Path("evaluation-live"),
+            _titles(policies),
+            load(config),
+            scenes=parts(scenarios),
+            baselines=parts(baselines),
+            loads=numbers("--loads", loads),
+            repeats=repeats,
+            requests=requests or Contrast.requests,
+            capacity=capacity,
+            length_scale=length_scale,
+            slo_ttft=slo_ttft,
+            slo_tpot=slo_tpot,
+        )
+        _evaluate_live(given, policies[0] if write_scores else None)
+        return
     from agents import evaluate as evaluation
     from agents import report
     from streamserve.types import Slo
 
-    if write_scores and len(policies) > 1:
-        raise ConfigError("--write-scores writes one policy's card: evaluate the policies one by one")
     asked = evaluation.Asked(
         policies=policies,
         scenarios=parts(scenarios),
         config=config,
         calibration=calibration,
         seeds=seeds,
-        requests=requests,
+        requests=requests or evaluation.Asked.requests,
         prompts=None if prompts is None else str(prompts),
         arrivals=arrivals or evaluation.Asked.arrivals,
         baselines=parts(baselines),
         slo=Slo(slo_ttft, slo_tpot),
+        tries=oracle,
+        goal=oracle_of,
+        jobs=jobs,
     )
     table = evaluation.evaluate(asked, lambda line: print(line, file=sys.stderr, flush=True))
     print(report.text(table))
@@ -164,6 +209,40 @@ def evaluate(
         evaluation.keep(table, out)
     if write_scores:
         evaluation.score(policies[0], table)
+
+
+def _titles(policies: "Sequence[str]") -> dict[str, str]:
+    """Title -> policy."""
+    from agents.evaluate import titles
+    from streamserve.policy import store
+
+    read = {source: store.load(store.find(source)) for source in policies}
+    return {title: source for source, title in titles(read).items()}
+
+
+def _evaluate_live(given: "Contrast", scored: str | None) -> None:
+    """Compare on real lanes. scored: the policy into whose card the gains are written."""
+    import uvloop
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from agents import live
+    from streamserve.bench import contrast
+
+    columns = (TextColumn("live runs"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("")
+
+        def told(done: int, runs: int, line: str) -> None:
+            bar.update(task, completed=done, total=runs)
+            bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+        blocks = uvloop.run(contrast.measure(given, told))
+    table = live.table(blocks, contrast.HEURISTIC)
+    print(live.text(table, blocks))
+    if table.cells:
+        live.keep(table, blocks, given.out)
+    if scored is not None and table.cells:
+        live.score(scored, table)
 
 
 @app.command(epilog=examples("streamserve tensorboard", "streamserve tensorboard --logdir runs --port 6007"))

@@ -24,6 +24,12 @@ class Fallback(StrEnum):
     """Its requests fared worse than the heuristic's; it stays off."""
     FAILED = "failed"
     """It raised an error."""
+    LATE = "late"
+    """An agent of another process: the request could wait no longer."""
+    GONE = "gone"
+    """It left while it was asked."""
+    INVALID = "invalid"
+    """Its answer is no action here."""
 
 
 class PolicyTally:

@@ -79,6 +79,9 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     date: str
     libraries: dict[str, str]
     scores: list[Score]
+    """In simulation; `auto` wants a gain here."""
+    live: list[Score] = []
+    """On real lanes, where that was measured; `auto` wants no significant loss here."""
     format: int = FORMAT
     sha256: str = ""
     """Of policy.npz."""
@@ -114,7 +117,11 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise PolicyError("card.json holds a number that is not finite: export the policy again")
 
     def _fingerprint(self) -> str:
-        return fingerprint(msgspec.to_builtins(msgspec.structs.replace(self, seal="")))
+        content = msgspec.to_builtins(msgspec.structs.replace(self, seal=""))
+        if not self.live:
+            # As in a card that was sealed before there were live scores.
+            del content["live"]
+        return fingerprint(content)
 
 
 def envelope(observed: Mapping[str, Observed]) -> dict[str, Bounds]:
@@ -126,6 +133,6 @@ def envelope(observed: Mapping[str, Observed]) -> dict[str, Bounds]:
 
 
 def _all_finite(card: Card) -> bool:
-    numbers = [number for score in card.scores for number in (score.gain, score.low, score.high)]
+    numbers = [number for score in (*card.scores, *card.live) for number in (score.gain, score.low, score.high)]
     numbers += [number for bounds in card.envelope.values() for number in (*bounds.low, *bounds.high)]
     return all(map(math.isfinite, numbers))

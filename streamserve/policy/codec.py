@@ -19,7 +19,7 @@ from streamserve.policy import observe
 from streamserve.policy.columns import Columns, Floats, Observed
 from streamserve.policy.controls import DEPTH_CAPS
 from streamserve.policy.layout import CONTEXT, PAIRS, REQUEST
-from streamserve.policy.question import Answer, Mask, Question
+from streamserve.policy.question import Answer, Mask, Question, Shown
 from streamserve.policy.rhythm import Beat
 from streamserve.policy.schema import fingerprint
 from streamserve.signals import DepthMode, Signals
@@ -90,7 +90,7 @@ class Codec:
             observe.request(assessment),
             observe.context(assessment, signals, beat),
         )
-        return Question(assessment, observation, places, heuristic, rows, self._depths(assessment, places))
+        return Question(observation, places, heuristic, rows, self._depths(assessment, places), assessment)
 
     def places(self, assessment: Assessment, best: Place) -> tuple[Place, ...]:
         """The pairs that become rows, in the lanes' order.
@@ -104,15 +104,15 @@ class Codec:
             possible = self._foremost(possible, total, assessment.view.block.split, best)
         return tuple(map(tuple, possible.tolist()))
 
-    def mask(self, question: Question, depth: bool) -> Mask:
+    def mask(self, question: Shown, depth: bool) -> Mask:
         """Which actions are valid: (P * K,) with depth, else (P,)."""
         return question.depths.ravel() if depth else question.rows
 
-    def heuristic_action(self, question: Question, depth: bool) -> int:
+    def heuristic_action(self, question: Shown, depth: bool) -> int:
         """What FlowGuard itself does."""
         return question.heuristic * len(self.depth_caps) if depth else question.heuristic
 
-    def answer(self, question: Question, action: int, depth: bool) -> Answer | None:
+    def answer(self, question: Shown, action: int, depth: bool) -> Answer | None:
         """What an action means here, None if it is not valid."""
         mask = self.mask(question, depth)
         if not (0 <= action < len(mask) and mask[action]):

@@ -33,6 +33,8 @@ def judge(card: Card, config: Config) -> Verdict:
     worst = min(card.scores, key=lambda score: score.gain)
     if worst.gain < -MOST_LOSS:
         return Verdict(card, f"loses {-worst.gain:.1%} in {worst.scenario}")
+    if lost := [score for score in card.live if score.high < 0]:
+        return Verdict(card, f"loses {-lost[0].gain:.1%} on real lanes in {lost[0].scenario}")
     return Verdict(card, None)
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from streamserve.config import Config
-from streamserve.errors import PolicyError
+from streamserve.errors import ConfigError, PolicyError
 from streamserve.flowguard import routers
 from streamserve.flowguard.flowguard import FlowGuard
 from streamserve.metrics.policy import PolicyTally
@@ -15,6 +15,7 @@ from streamserve.policy.guard import Guard
 from streamserve.policy.learned import LearnedRouter
 from streamserve.policy.mode import Mode, Way
 from streamserve.policy.rhythm import Rhythm
+from streamserve.policy.seat import Seat
 from streamserve.policy.spec import Controllable, SpecController
 from streamserve.policy.store import Policy
 from streamserve.signals import Signals
@@ -53,10 +54,14 @@ class PolicySwitch:
         self._controller: SpecController | None = None
         self._lanes: Controllable | None = None
         self._refused: str | None = None
+        self.seat: Seat | None = self._seat() if config.policy.remote else None
+        """For an agent of another process, whose decisions come before the policy's."""
         self._use(self._first(config.policy.source, mode.parse(config.policy.mode)))
 
     def route(self, request: Request, signals: Signals) -> Decision:
-        """Raises `NoLane`."""
+        """Raises `NoLane`, and `Undecided` while an agent may still answer."""
+        if self.seat is not None and self.seat.agent is not None:
+            return self.seat.agent.route(request, signals)
         if self._current is not None:
             return self._current.route(request, signals)
         self._rhythm.beat(signals.at_s)
@@ -66,7 +71,11 @@ class PolicySwitch:
 
     def learn(self, result: Result) -> None:
         """Whoever decides now learns, whoever decided then."""
-        (self._current or self._heuristic).learn(result)
+        try:
+            (self._current or self._heuristic).learn(result)
+        finally:
+            if self.seat is not None:
+                self.seat.ended(result)
 
     def read(self, source: str, wanted: Mode) -> Choice:
         """Look for a policy; reads files, changes nothing. Raises `PolicyError`, with nothing changed either."""
@@ -99,6 +108,8 @@ class PolicySwitch:
     async def aclose(self) -> None:
         """Control no lane any more; idempotent."""
         self._lanes = None
+        if self.seat is not None:
+            self.seat.leave()
         if self._controller is not None:
             await self._controller.aclose()
 
@@ -115,6 +126,8 @@ class PolicySwitch:
             "fallbacks": {str(reason): count for reason, count in tally.fallbacks.items()},
             "agreement": tally.agreed / tally.asked if tally.asked else None,
         }
+        if self.seat is not None and self.seat.agent is not None:
+            report["agent"] = {"budget_s": self.seat.agent.budget_s, "decisions": self.seat.agent.decisions}
         if choice.policy is not None:
             report["kind"] = choice.policy.card.kind
         if self._current is not None and (verdict := self._current.guard.verdict) is not None:
@@ -122,6 +135,14 @@ class PolicySwitch:
                 f"its requests took {verdict.learned_s:.3g} s per token, the heuristic's {verdict.heuristic_s:.3g} s"
             )
         return report
+
+    def _seat(self) -> Seat:
+        if not isinstance(self._heuristic, FlowGuard):
+            raise ConfigError(
+                f"policy.remote: an agent sees what flowguard sees, the router is {self._config.router}: "
+                "set router=flowguard"
+            )
+        return Seat(self._config, self._heuristic, self._rhythm, self.tally)
 
     def _first(self, source: str, wanted: Mode) -> Choice:
         try:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,11 @@ from agents.folder import Begun, Folder
 from agents.recipe import Recipe, load
 from agents.train import Outcome
 from streamserve import cli
+from streamserve.bench import contrast
 from streamserve.errors import ConfigError, SetupError
+from streamserve.policy import store
+from tests.agents.test_live import BLOCKS
+from tests.policy.policies import make_card, make_weights
 
 RUNNER = CliRunner()
 
@@ -89,6 +94,57 @@ def test_evaluate_passes_every_option_on(monkeypatch: pytest.MonkeyPatch) -> Non
     (given,) = asked
     assert (given.policies, given.scenarios, given.seeds) == (["one"], ("busy", "slow lane"), 3)
     assert (given.requests, given.baselines, given.prompts, given.arrivals) == (9, ("random",), "texts", ["gamma:2"])
+    assert given.tries == 0
+    RUNNER.invoke(cli.app, ["evaluate", "one", "--oracle", "40", "--oracle-of", "p99", "--jobs", "2"])
+    assert (asked[1].tries, asked[1].goal, asked[1].jobs, asked[1].requests) == (40, "p99", 2, 256)
+
+
+@pytest.fixture
+def policy(tmp_path: Path) -> Path:
+    store.save(tmp_path / "mine", make_card("route", name="mine"), make_weights("route"))
+    return tmp_path / "mine"
+
+
+def test_a_live_evaluation_is_reported_kept_and_written_into_the_card(
+    policy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[contrast.Contrast] = []
+
+    async def measure(given: contrast.Contrast, told: Any) -> list[Any]:
+        asked.append(given)
+        told(1, 2, "one run")
+        return [replace(each, runs={"flowguard": each.runs["flowguard"], "mine": each.runs["test"]}) for each in BLOCKS]
+
+    monkeypatch.setattr(contrast, "measure", measure)
+    out = policy.parent / "out"
+    options = [
+        "--scenarios",
+        "bursts",
+        "--repeats",
+        "4",
+        "--loads",
+        "0.5,0.8",
+        "--capacity",
+        "1.5",
+        "--prompts",
+        "texts",
+    ]
+    line = ["evaluate", str(policy), "--live", *options, "--length-scale", "0.5", "--out", str(out), "--write-scores"]
+    result = RUNNER.invoke(cli.app, line)
+    assert result.exit_code == 0, result.output
+    (given,) = asked
+    assert given.systems == {"flowguard": "flowguard", "mine": f"flowguard+policy={policy}"}
+    assert (list(given.scenarios), given.repeats, given.requests) == (["bursts, 0.5", "bursts, 0.8"], 4, 64)
+    assert (given.capacity, given.length_scale, given.prompts) == (1.5, 0.5, Path("texts"))
+    assert "**learning loses in 1 of 2**" in result.stdout and "one run" in result.stderr
+    assert (out / "report.md").read_text() in result.stdout
+    assert [score.scenario for score in store.load(policy).card.live] == ["bursts, 0.8", "steady, 0.8"]
+
+
+@pytest.mark.parametrize("options", [[], ["--prompts", "texts", "--oracle", "9"]])
+def test_a_live_evaluation_that_cannot_be_is_refused(policy: Path, options: list[str]) -> None:
+    result = RUNNER.invoke(cli.app, ["evaluate", str(policy), "--live", *options])
+    assert isinstance(result.exception, ConfigError)
 
 
 def test_scores_are_written_for_one_policy_at_a_time() -> None:

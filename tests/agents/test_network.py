@@ -14,16 +14,18 @@ from streamserve.policy.network import Network
 from tests.agents.spaces import HEURISTIC, PRESENT, SCORE, box, observations, random
 
 PAIRS = 6
+DEFAULT = Residual()
+FREE = Residual(tau=0.5)
 
 
-def policy(choices: int, pairs: int = PAIRS, seed: int = 0) -> StreamPolicy:
+def policy(choices: int, pairs: int = PAIRS, seed: int = 0, residual: Residual = DEFAULT) -> StreamPolicy:
     torch.manual_seed(seed)
-    return StreamPolicy(observations(pairs), spaces.Discrete(pairs * choices), lambda _left: 3e-4)
+    return StreamPolicy(observations(pairs), spaces.Discrete(pairs * choices), lambda _left: 3e-4, residual)
 
 
 def trained(choices: int, pairs: int = PAIRS) -> StreamPolicy:
-    """A policy whose correction is far from 0."""
-    other = policy(choices, pairs)
+    """A policy whose correction is far from 0, and weighs more than the heuristic."""
+    other = policy(choices, pairs, residual=FREE)
     with torch.no_grad():
         for parameter in other.mlp_extractor.fourth.parameters():
             parameter.normal_(0.0, 0.3)
@@ -62,7 +64,7 @@ def test_permuting_the_pairs_permutes_the_action(choices: int) -> None:
 
 def test_a_correction_never_exceeds_its_bound() -> None:
     seen, _, _ = random(np.random.default_rng(3), 100, PAIRS, 4)
-    before, after = policy(4), trained(4)
+    before, after = policy(4, residual=FREE), trained(4)
     assert np.abs(logits(after, seen) - logits(before, seen)).max() <= after.residual.kappa + 1e-4
     assert np.abs(logits(after, seen) - logits(before, seen)).max() > after.residual.kappa / 2
 

@@ -16,6 +16,7 @@ from streamserve.bench.ranking import Outcome
 from streamserve.bench.routing import Cell, Planner
 from streamserve.config import Config, LaneConfig
 from streamserve.errors import ConfigError
+from streamserve.policy.switch import PolicySwitch
 from streamserve.types import Decision, Finish, LaneId, Prediction, Result
 from streamserve.workload import prompts
 from streamserve.workload.openloop import Latency, Run, Summary
@@ -43,6 +44,16 @@ def test_a_system_is_a_router_with_an_order_and_a_binding() -> None:
     assert (made.router, made.order, made.binding) == ("least_loaded", "shortest_work", "direct")
     with pytest.raises(ConfigError, match="none of direct, late or an order"):
         systems.parse("flowguard+fastest", "fcfs")
+
+
+def test_a_policy_comes_last_whatever_its_folder_is_called() -> None:
+    made = systems.parse("flowguard+late+policy=a+b/c d", "fcfs", live=True)
+    assert (made.router, made.binding, made.policy) == ("flowguard", "late", "a+b/c d")
+    assert made.over(Config(lanes=[LaneConfig(LaneId("a"))])).policy.source == "a+b/c d"
+    plain = systems.parse("flowguard", "fcfs").over(Config(lanes=[LaneConfig(LaneId("a"))]))
+    assert plain.policy.source == "heuristic"
+    with pytest.raises(ConfigError, match="streamserve evaluate"):
+        systems.parse("flowguard+policy=here", "fcfs")
 
 
 def test_lanes_and_the_plain_engine_get_the_same_overrides() -> None:
@@ -150,8 +161,14 @@ class Scripted(routing.Bench):
         super().__init__(None, planner, options)  # type: ignore[arg-type]
         self.served: list[str] = []
 
-    async def serve(self, system: systems.System, sent: Plan, disturbances: Sequence[Disturbance] = ()) -> Run:
-        assert not disturbances
+    async def serve(
+        self,
+        system: systems.System,
+        sent: Plan,
+        disturbances: Sequence[Disturbance] = (),
+        switch: PolicySwitch | None = None,
+    ) -> Run:
+        assert not disturbances and switch is None
         self.served.append(system.name)
         decision = Decision(LaneId("a"), LaneId("b"), system.router, "test", prediction=Prediction(0.4, 0.1, 2.0))
         results = tuple(

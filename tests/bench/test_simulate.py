@@ -60,6 +60,8 @@ def test_speeds_and_failures_are_read_from_text() -> None:
     ("changed", "message"),
     [
         ({"routers": ("flowguard", "wise")}, "no router 'wise'"),
+        ({"routers": ("hindsight:some",)}, "hindsight:TRIES"),
+        ({"routers": ("flowguard+policy=here",)}, "streamserve evaluate"),
         ({"routers": ("flowguard+quick",)}, "'quick' is none of direct, late or an order"),
         ({"arrivals": ("often",)}, "no process 'often'"),
         ({"loads": (0.5, 0.0)}, "--loads must be above 0"),
@@ -122,6 +124,14 @@ def test_a_study_gives_every_system_the_same_arrivals_and_repeats_itself() -> No
     assert "## poisson, load 0.5" in text
     assert "| round_robin+direct | " in text
     assert all(each.cpu_s > 0 and each.decision_us[0] > 0 for each in made)
+
+
+def test_hindsight_is_a_system_and_no_worse_than_the_heuristic() -> None:
+    study = replace(STUDY, routers=("flowguard", "hindsight:6:p99"), loads=(0.9,))
+    heuristic, bound = run(study)
+    assert heuristic.summary.e2e is not None and bound.summary.e2e is not None
+    assert bound.summary.e2e.p99_s <= heuristic.summary.e2e.p99_s
+    assert bound.summary.requests == heuristic.summary.requests
 
 
 def test_a_trace_is_replayed_at_its_own_speed_or_at_another(tmp_path: Path) -> None:

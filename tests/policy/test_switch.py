@@ -113,6 +113,12 @@ class TestProven:
         assert "1 of 3" in (self.judged(scores=self.scores((0.01, 0.05), (0.0, 0.04), (-0.1, 0.0))) or "")
         assert "0 of 0" in (self.judged(scores=[]) or "")
 
+    def test_a_certain_loss_on_real_lanes_outweighs_every_gain_in_simulation(self) -> None:
+        unsure = [Score("steady, 0.8", -0.03, -0.08, 0.02), Score("bursts, 0.8", 0.05, 0.01, 0.09)]
+        assert self.judged(live=unsure) is None
+        lost = self.judged(live=[*unsure, Score("slow lane, 0.8", -0.04, -0.06, -0.02)])
+        assert lost == "loses 4.0% on real lanes in slow lane, 0.8"
+
     def test_only_for_this_topology_and_model(self) -> None:
         assert "2 lanes and 4 pairs" in (self.judged(topologies=[Topology(2, 1), Topology(4, 4)]) or "")
         assert "other on cpu" in (self.judged(calibration=CalibrationOf("c", "h", "other", "cpu")) or "")

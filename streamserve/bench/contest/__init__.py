@@ -1,0 +1,1 @@
+"""`streamserve bench`: whole servers against each other, over HTTP, on the same cores or GPUs."""

@@ -1,0 +1,59 @@
+"""A contest's folder."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from streamserve.bench.contest.cell import Cell, Watched
+from streamserve.bench.contest.folder import Folder, Kept
+from streamserve.bench.contest.settings import Settings
+from streamserve.errors import ConfigError
+from tests.bench.contest.hall import kept, sample
+
+SETTINGS = Settings(("streamserve", "vllm"))
+
+
+def test_a_run_that_is_kept_can_be_read_again(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    samples = [sample(0.1, 1.0), sample(0.1, 2.0, error="cut off")]
+    run = kept("streamserve:cpu-pair+pairs=[[lane-0,lane-1]]", 2, samples).run
+    watched = (Watched(0.5, {"lane-0": 1.5}, {"lane-0": 2}, {"lane-0": 0}),)
+    made = Kept(replace(run, watched=watched), 0.0, 0.02, 3)
+    assert folder.run(made.run.cell) is None
+    folder.keep(made)
+    assert folder.run(made.run.cell) == made
+    assert [path.suffix for path in (tmp_path / "cells").iterdir()] == [".json"]
+
+
+def test_cells_of_one_contest_lie_apart() -> None:
+    cells = [
+        Cell(system, workload, arrivals, load, repeat)
+        for system in ("vllm", "vllm-spec:3", "vllm-spec:5")
+        for workload in ("mix", "sum")
+        for arrivals in ("poisson", "gamma:5")
+        for load in (0.5, 0.8)
+        for repeat in (0, 1)
+    ]
+    assert len({cell.key for cell in cells}) == len(cells)
+
+
+def test_a_folder_belongs_to_its_settings_prompts_and_model(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.claim(SETTINGS, {"short": "80 prompts"}, "embedded")
+    folder.claim(replace(SETTINGS, repeats=9, plots=False), {"short": "80 prompts"}, "embedded")
+    assert folder.machine()["cores"] >= 1
+    for settings, prompts, model in (
+        (replace(SETTINGS, seed=1), {"short": "80 prompts"}, "embedded"),
+        (SETTINGS, {"short": "81 prompts"}, "embedded"),
+        (SETTINGS, {"short": "80 prompts"}, "other"),
+    ):
+        with pytest.raises(ConfigError, match="other settings"):
+            folder.claim(settings, prompts, model)
+
+
+def test_capacities_are_kept(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    assert folder.capacities() == {}
+    folder.keep_capacities({"mix": 0.75})
+    assert Folder(tmp_path).capacities() == {"mix": 0.75}
