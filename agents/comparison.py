@@ -54,6 +54,8 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     rival: str
     cells: list[Cell]
+    figure: str = "cost"
+    """By which policies are judged here."""
     bound: Bound | None = None
 
     @property
@@ -73,19 +75,20 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
                 return cell
         raise KeyError(f"{policy} in {scenario}")
 
-    def gains(self, scenario: str, policy: str, figure: str = "cost") -> list[float]:
+    def gains(self, scenario: str, policy: str, figure: str | None = None) -> list[float]:
         """By seed: the share of the rival's that is saved or, of `slo_share`, by which there is more."""
+        figure = figure or self.figure
         ours = [getattr(each, figure) for each in self.cell(scenario, policy).figures]
         theirs = [getattr(each, figure) for each in self.cell(scenario, self.rival).figures]
         if figure == "slo_share":
             return [(own - other) / max(other, 0.01) for own, other in zip(ours, theirs, strict=True)]
         return [1 - own / other if other else 0.0 for own, other in zip(ours, theirs, strict=True)]
 
-    def gain(self, scenario: str, policy: str, figure: str = "cost") -> Estimate:
+    def gain(self, scenario: str, policy: str, figure: str | None = None) -> Estimate:
         """The mean gain with its paired bootstrap interval."""
         return estimate([self.gains(scenario, policy, figure)], np.random.default_rng(0))
 
-    def overall(self, policy: str, figure: str = "cost", statistic: Statistic = iqm) -> Estimate:
+    def overall(self, policy: str, figure: str | None = None, statistic: Statistic = iqm) -> Estimate:
         """Over all scenarios, resampled within each."""
         strata = [self.gains(scenario, policy, figure) for scenario in self.scenarios]
         return estimate(strata, np.random.default_rng(0), statistic)
@@ -106,7 +109,7 @@ def compare(
     """Every policy in every scenario, over the same episodes.
 
     makers: scenario -> what makes its environments. acts: policy -> how it acts in such an environment; the first one
-    is the rival. slo: what latencies are judged by afterwards; no request knows of it.
+    is the rival. slo: what latencies are judged by afterwards; requests know only of their environment's.
     """
     cells = []
     for scenario, make in makers.items():

@@ -12,7 +12,7 @@ from agents import environments, oracle, report
 from agents.comparison import Table, compare
 from agents.recipe import Recipe
 from agents.scenarios import FIRST_SEED, chosen, of_texts, scenarios
-from agents.served import ENVS, baseline, env_kwargs, served
+from agents.served import ENVS, baseline, env_kwargs, figure, served
 from agents.trial import Act, MakeEnv, heuristic
 from streamserve import config as configuration
 from streamserve.errors import ConfigError, PolicyError
@@ -72,13 +72,17 @@ def evaluate(asked: Asked, say: Say) -> Table:
             raise ConfigError("--baselines are of routing; policies of kind spec are compared with SpecuStream alone")
         baseline(name)
         acts[name] = _anew(name)
+    deadlines = next(iter(policies.values())).card.deadlines
+    # Those that it was made for, which every request then asks for, under the heuristic too.
+    slo = asked.slo if deadlines is None else Slo(deadlines.ttft_s, deadlines.tpot_s)
     seeds = [FIRST_SEED + number for number in range(asked.seeds)]
     if asked.tries and kind == "spec":
         raise ConfigError("--oracle searches the pairs of requests; policies of kind spec choose no pairs")
-    table = compare(makers, acts, seeds, asked.slo, say)
+    table = compare(makers, acts, seeds, slo, say)
+    table = msgspec.structs.replace(table, figure=figure(next(iter(policies.values())).card))
     if not asked.tries:
         return table
-    return oracle.bounded(table, makers, oracle.Search(asked.tries, asked.goal, asked.jobs), asked.slo, say)
+    return oracle.bounded(table, makers, oracle.Search(asked.tries, asked.goal, asked.jobs), slo, say)
 
 
 def keep(table: Table, folder: Path) -> None:
@@ -90,7 +94,7 @@ def score(name: str, table: Table) -> None:
     """Write the gains into the card of the only policy, by which `streamserve serve --policy auto` judges it."""
     folder = store.find(name)
     policy = store.load(folder)
-    found = [(scenario, table.gain(scenario, policy.card.name)) for scenario in table.scenarios]
+    found = [(scenario, table.gain(scenario, policy.card.name, figure(policy.card))) for scenario in table.scenarios]
     scores = [Score(scenario, gain.value, gain.low, gain.high) for scenario, gain in found]
     store.save(folder, msgspec.structs.replace(policy.card, scores=scores), policy.weights)
 

@@ -64,6 +64,7 @@ def export(folder: Path, policy: StreamPolicy, origin: Origin, seen: Seen, steps
         date=time.strftime("%Y-%m-%d"),
         libraries={"streamserve": __version__, **{name: version(name) for name in LIBRARIES}},
         scores=[],
+        deadlines=recipe.deadlines,
     )
     return store.save(folder, card, policy.weights())
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from agents import report
 from agents.comparison import Cell, Figures, Table
+from agents.served import figure
 from envs.reward import Weights
 from streamserve.errors import ConfigError
 from streamserve.policy import store
@@ -129,7 +130,7 @@ def score(name: str, made: Table) -> None:
     folder = store.find(name)
     policy = store.load(folder)
     (title,) = [each for each in made.policies if each == policy.card.name]
-    found = [(scenario, made.gain(scenario, title)) for scenario in made.scenarios]
+    found = [(scenario, made.gain(scenario, title, figure(policy.card))) for scenario in made.scenarios]
     live = [Score(scenario, gain.value, gain.low, gain.high) for scenario, gain in found]
     store.save(folder, msgspec.structs.replace(policy.card, live=live), policy.weights)
 

@@ -9,6 +9,7 @@ import msgspec
 from streamserve import document
 from streamserve.config import config_folder
 from streamserve.errors import ConfigError
+from streamserve.policy.card import Deadlines
 
 Schedule = Callable[[float], float]
 """Share of the training that is left, 1 to 0 -> value."""
@@ -60,6 +61,9 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_grad_norm: float = 0.5
     target_kl: float | None = 0.03
     policy_kwargs: Residual = Residual()
+    goal: Literal["latency", "goodput"] = "latency"
+    """What the policy is judged by: the cost of all requests, or the share of them that meet the deadlines in
+    `env_kwargs.slo`."""
     env_kwargs: dict[str, Any] = {}
     """Of the environment, domain randomisation included."""
     init: str | None = None
@@ -67,6 +71,13 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     twin: bool = True
     """Whether the reward is what the policy gains on the heuristic over the same arrivals; in simulation only."""
     trials: Trials = msgspec.field(default_factory=Trials)
+
+    @property
+    def deadlines(self) -> Deadlines | None:
+        """Those of its requests, where it is about meeting them."""
+        slo = self.env_kwargs.get("slo") or {}
+        ttft_s, tpot_s = slo.get("ttft_s"), slo.get("tpot_s")
+        return Deadlines(ttft_s, tpot_s) if self.goal == "goodput" and ttft_s and tpot_s else None
 
 
 def load(source: str, overrides: Sequence[str] = (), folder: Path | None = None) -> Recipe:
@@ -114,6 +125,8 @@ def checked(recipe: Recipe, source: str) -> Recipe:
         raise ConfigError(f"{source}: policy_kwargs: tau, kappa and penalty must be 0 or more, hidden 1 or more")
     schedule(recipe.learning_rate, f"{source}: learning_rate")
     schedule(recipe.clip_range, f"{source}: clip_range")
+    if recipe.goal == "goodput" and recipe.deadlines is None:
+        raise ConfigError(f"{source}: goal goodput needs env_kwargs.slo with ttft_s and tpot_s above 0")
     if recipe.plant == "live" and recipe.twin:
         raise ConfigError(f"{source}: a twin run needs plant: sim, real lanes cannot serve the same twice at once")
     if recipe.plant == "live" and recipe.n_envs > 1:

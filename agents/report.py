@@ -12,7 +12,13 @@ from agents.statistics import Estimate
 
 WANTED = 0.05
 """A gain that is worth the name."""
-FIGURES = {"cost": "cost", "e2e_mean": "E2E mean", "e2e_p99": "E2E p99", "ttft_mean": "TTFT mean", "slo_share": "SLO"}
+FIGURES = {
+    "cost": "cost",
+    "e2e_mean": "E2E mean",
+    "e2e_p99": "E2E p99",
+    "ttft_mean": "TTFT mean",
+    "slo_share": "SLO met",
+}
 
 
 def text(table: Table) -> str:
@@ -33,9 +39,9 @@ def _summary(table: Table, policy: str) -> str:
     scenarios = table.scenarios
     gains = {scenario: table.gain(scenario, policy) for scenario in scenarios}
     won = [scenario for scenario, gain in gains.items() if gain.value >= WANTED and gain.above_0]
-    losses = table.losses(policy)
+    losses, judged = table.losses(policy), FIGURES[table.figure]
     lines = [
-        f"- over all scenarios: interquartile mean of the gain in cost {_shown(table.overall(policy))}",
+        f"- over all scenarios: interquartile mean of the gain in {judged} {_shown(table.overall(policy))}",
         f"- better by {WANTED:.0%} or more, for sure: {len(won)} of {len(scenarios)}"
         + (f" ({', '.join(won)})" if won else ""),
     ]

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,9 +33,15 @@ def served(policy: Policy) -> Act:
 
 def env_kwargs(card: Card) -> dict[str, Any]:
     """What an environment must be given to be observed as the policy was trained."""
+    slo = {} if card.deadlines is None else {"slo": msgspec.structs.asdict(card.deadlines)}
     if card.kind == "spec":
-        return {"most_lanes": card.codec.most_rows}
-    return {"most_pairs": card.codec.most_rows, "depth_caps": tuple(card.codec.depth_caps)}
+        return {"most_lanes": card.codec.most_rows, **slo}
+    return {"most_pairs": card.codec.most_rows, "depth_caps": tuple(card.codec.depth_caps), **slo}
+
+
+def figure(card: Card) -> str:
+    """Of `comparison.Figures`, the one that it is judged by."""
+    return "cost" if card.deadlines is None else "slo_share"
 
 
 def _pairs(network: Network, observation: Observation, mask: NDArray[np.bool_]) -> int:

@@ -49,8 +49,18 @@ class CalibrationOf(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     device: str
 
 
+class Deadlines(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the requests of its training asked for."""
+
+    ttft_s: float
+    tpot_s: float
+
+
 class Score(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Held-out paired gain over the heuristic in one scenario: shares of the heuristic's cost, 0.05 = 5 % better."""
+    """Held-out paired gain over the heuristic in one scenario, as a share of what the heuristic has: 0.05 = 5 % better.
+
+    It is in the cost that the reward counts or, of a card with deadlines, in the share of requests that meet them.
+    """
 
     scenario: str
     gain: float
@@ -80,6 +90,8 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     libraries: dict[str, str]
     scores: list[Score]
     """In simulation; `auto` wants a gain here."""
+    deadlines: Deadlines | None = None
+    """What it was trained to meet; None = to make all latencies small."""
     live: list[Score] = []
     """On real lanes, where that was measured; `auto` wants no significant loss here."""
     format: int = FORMAT
@@ -117,11 +129,7 @@ class Card(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise PolicyError("card.json holds a number that is not finite: export the policy again")
 
     def _fingerprint(self) -> str:
-        content = msgspec.to_builtins(msgspec.structs.replace(self, seal=""))
-        if not self.live:
-            # As in a card that was sealed before there were live scores.
-            del content["live"]
-        return fingerprint(content)
+        return fingerprint(msgspec.to_builtins(msgspec.structs.replace(self, seal="")))
 
 
 def envelope(observed: Mapping[str, Observed]) -> dict[str, Bounds]:

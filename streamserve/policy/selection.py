@@ -20,22 +20,33 @@ class Verdict(NamedTuple):
 
 
 def judge(card: Card, config: Config) -> Verdict:
-    """Whether the card shows a gain for this configuration's lanes, pairs and model."""
+    """Whether the card shows a gain for this configuration's lanes, pairs, model and deadlines."""
+    return Verdict(card, _not_made_for(card, config) or _not_proven(card))
+
+
+def _not_made_for(card: Card, config: Config) -> str | None:
     lanes, pairs = len(config.lanes), len(config.stream_pairs())
     made = card.calibration
     if not card.made_for(lanes, pairs):
-        return Verdict(card, f"not trained for {lanes} lanes and {pairs} pairs")
+        return f"not trained for {lanes} lanes and {pairs} pairs"
     if (made.model, made.device) != (config.model, config.device):
-        return Verdict(card, f"trained for {made.model} on {made.device}")
+        return f"trained for {made.model} on {made.device}"
+    if card.deadlines is not None and (config.slo.ttft_s is None or config.slo.tpot_s is None):
+        asked = f"slo.ttft_s={card.deadlines.ttft_s:g} and slo.tpot_s={card.deadlines.tpot_s:g}"
+        return f"made to meet deadlines, and none are configured: set {asked}"
+    return None
+
+
+def _not_proven(card: Card) -> str | None:
     certain = sum(score.low > 0 for score in card.scores)
     if not card.scores or certain < LEAST_SHARE * len(card.scores):
-        return Verdict(card, f"a certain gain in {certain} of {len(card.scores)} scenarios only")
+        return f"a certain gain in {certain} of {len(card.scores)} scenarios only"
     worst = min(card.scores, key=lambda score: score.gain)
     if worst.gain < -MOST_LOSS:
-        return Verdict(card, f"loses {-worst.gain:.1%} in {worst.scenario}")
+        return f"loses {-worst.gain:.1%} in {worst.scenario}"
     if lost := [score for score in card.live if score.high < 0]:
-        return Verdict(card, f"loses {-lost[0].gain:.1%} on real lanes in {lost[0].scenario}")
-    return Verdict(card, None)
+        return f"loses {-lost[0].gain:.1%} on real lanes in {lost[0].scenario}"
+    return None
 
 
 def best(cards: Sequence[Card], config: Config) -> tuple[Card | None, str]:

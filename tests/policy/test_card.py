@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -9,8 +10,7 @@ import pytest
 
 from streamserve.errors import PolicyError
 from streamserve.policy import store
-from streamserve.policy.card import Bounds, Score, Topology, envelope
-from streamserve.policy.schema import fingerprint
+from streamserve.policy.card import Bounds, Deadlines, Score, Topology, envelope
 from tests.policy.policies import make_card, make_weights
 
 
@@ -27,15 +27,15 @@ def test_a_number_that_is_not_finite_is_not_written(tmp_path: Path, number: floa
     assert list(tmp_path.iterdir()) == []
 
 
-def test_live_scores_are_sealed_and_a_card_without_them_is_sealed_as_before_there_were_any(tmp_path: Path) -> None:
-    old = msgspec.to_builtins(make_card())
-    del old["live"]
-    assert make_card().sealed().seal == fingerprint(old)
-    card = make_card(live=[Score("bursts, 0.8", 0.04, 0.01, 0.07)])
+def test_live_scores_and_deadlines_are_kept_and_sealed(tmp_path: Path) -> None:
+    card = make_card(live=[Score("bursts, 0.8", 0.04, 0.01, 0.07)], deadlines=Deadlines(3.0, 0.1))
     store.save(tmp_path, card, make_weights())
-    assert store.load(tmp_path).card.live == card.live
-    with pytest.raises(PolicyError, match="changed after it was written"):
-        msgspec.structs.replace(card.sealed(), live=[]).check()
+    read = store.load(tmp_path).card
+    assert (read.live, read.deadlines) == (card.live, card.deadlines)
+    changes: list[dict[str, Any]] = [{"live": []}, {"deadlines": None}]
+    for change in changes:
+        with pytest.raises(PolicyError, match="changed after it was written"):
+            msgspec.structs.replace(card.sealed(), **change).check()
 
 
 def test_any_change_breaks_the_seal() -> None:

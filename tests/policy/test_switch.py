@@ -8,10 +8,10 @@ from typing import Any
 import msgspec
 import pytest
 
-from streamserve.config import Config, LaneConfig, PolicyConfig
+from streamserve.config import Config, LaneConfig, PolicyConfig, SloConfig
 from streamserve.errors import ConfigError, PolicyError
 from streamserve.policy import mode, selection, store
-from streamserve.policy.card import CalibrationOf, Score, Topology
+from streamserve.policy.card import CalibrationOf, Deadlines, Score, Topology
 from streamserve.policy.mode import Mode, Way
 from streamserve.policy.switch import PolicySwitch
 from streamserve.types import Finish, LaneId
@@ -118,6 +118,12 @@ class TestProven:
         assert self.judged(live=unsure) is None
         lost = self.judged(live=[*unsure, Score("slow lane, 0.8", -0.04, -0.06, -0.02)])
         assert lost == "loses 4.0% on real lanes in slow lane, 0.8"
+
+    def test_one_that_meets_deadlines_serves_where_there_are_some(self) -> None:
+        card = make_card(deadlines=Deadlines(3.0, 0.1))
+        assert "set slo.ttft_s=3 and slo.tpot_s=0.1" in (self.judged(deadlines=card.deadlines) or "")
+        config = msgspec.structs.replace(make_config(), slo=SloConfig(2.0, 0.2))
+        assert selection.judge(card, config).obstacle is None
 
     def test_only_for_this_topology_and_model(self) -> None:
         assert "2 lanes and 4 pairs" in (self.judged(topologies=[Topology(2, 1), Topology(4, 4)]) or "")
