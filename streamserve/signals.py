@@ -100,6 +100,8 @@ class LaneSignals:
     waiting: int = 0
     max_running: int = 64
     """Requests that fit into one batch."""
+    max_step_tokens: int = 2048
+    """Tokens of one step; a longer prompt takes several, between which the others decode."""
     kv_used: float = 0.0
     """Share of the KV blocks in use, 0..1."""
     kv_tokens: int = 0

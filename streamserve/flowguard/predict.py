@@ -15,8 +15,6 @@ from streamserve.flowguard.pairs import Block, Floats
 from streamserve.flowguard.table import LaneVectors
 from streamserve.types import Prediction, Request, Result
 
-STEP_TOKENS = 2048
-"""Tokens of one step: longer prompts take several."""
 MOST_PREFILLING = 0.8
 """The largest share of its time for which a lane is thought to be busy with prompts in the long run."""
 MOST_PENDING = 4096
@@ -81,7 +79,7 @@ class Predictor:
         work_s = uncached * price_s
         queued_s = lanes.prefill_tokens * price_s
         tokens = lanes.prefill_tokens + uncached
-        steps = np.ceil(tokens * (1 / STEP_TOKENS)) + lanes.step_wait
+        steps = np.ceil(tokens * lanes.step_share) + lanes.step_wait
         prefill_s = tokens * price_s + steps * (lanes.step_s * prefill_factor)
         stretch = tpot_factor / (1.0 - np.minimum(prefilling, MOST_PREFILLING))
         tpot_s = lanes.tpot_one_more_s * stretch

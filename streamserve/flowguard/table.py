@@ -56,6 +56,8 @@ class LaneVectors:
     prefill_token_s: Floats
     step_s: Floats
     """Seconds of a step without prompt tokens."""
+    step_share: Floats
+    """Steps that one prompt token is, in a queue of many."""
     step_wait: Floats
     """Steps to wait for the next to begin: half a one where requests decode."""
     step_output: Floats
@@ -163,7 +165,7 @@ class LaneTable:
                 self._gained[mode] = mean
 
 
-ROW = 22
+ROW = 23
 """Numbers of a row: the start of the lane's silence, its own transfer time, and what `LaneVectors` names next."""
 PACKED_ROW = Struct(f"{ROW}d")
 """Puts a few numbers into an array several times faster than numpy itself."""
@@ -198,6 +200,7 @@ def _row(source: _Source) -> tuple[float, ...]:
         1.0 / lane.kv_tokens if lane.kv_tokens > 0 else 0.0,
         max(0.0, cost.prefill_token_s),
         step_s,
+        1.0 / max(1, lane.max_step_tokens),
         0.5 if decoding else 0.0,
         gained,
         tpot_one_more_s,

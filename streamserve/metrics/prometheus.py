@@ -72,6 +72,7 @@ LANE_SERIES: tuple[Series, ...] = (
     Series("lane_state", "1 for the state that the lane is in.", _state, ("state",)),
     Series("lane_restarts", "Starts of the lane after its first.", _one(lambda lane: lane.restarts), counter=True),
     Series("lane_max_running", "Requests that fit into one batch.", _one(lambda lane: lane.max_running)),
+    Series("lane_max_step_tokens", "Tokens of one step.", _one(lambda lane: lane.max_step_tokens)),
     Series("kv_tokens", "Tokens that the lane's KV blocks hold together.", _one(lambda lane: lane.kv_tokens)),
     Series("prefill_queued_tokens", "Accepted, not computed.", _one(lambda lane: lane.prefill_queued_tokens)),
     Series("steps", "Steps that the engine reported.", _one(lambda lane: lane.steps), counter=True),

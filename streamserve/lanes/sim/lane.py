@@ -67,6 +67,7 @@ class SimLane:
             LaneState.STOPPED,
             0.0,
             max_running=engine.max_running,
+            max_step_tokens=engine.max_step_tokens,
             kv_tokens=calibration.kv_tokens,
             block_tokens=engine.block_tokens or calibration.block_tokens,
         )

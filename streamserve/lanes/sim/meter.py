@@ -135,6 +135,7 @@ class Meter:
             running=report.running,
             waiting=report.waiting,
             max_running=typical.max_running,
+            max_step_tokens=typical.max_step_tokens,
             kv_used=report.kv_used,
             kv_tokens=typical.kv_tokens,
             block_tokens=typical.block_tokens,

@@ -45,11 +45,18 @@ class LaneMeter:
     """Keeps the last report of a lane's engine, averages, and the totals since the lane's first start.
 
     default_depth: the control that an engine of this lane starts with, None = it does not speculate.
-    max_running: what the engine is configured for; it is reported with the first step.
+    max_running, max_step_tokens: what the engine is configured for; the former is reported with the first step.
     """
 
-    def __init__(self, lane: LaneId, default_depth: DepthControl | None = None, max_running: int = 64) -> None:
+    def __init__(
+        self,
+        lane: LaneId,
+        default_depth: DepthControl | None = None,
+        max_running: int = 64,
+        max_step_tokens: int = 2048,
+    ) -> None:
         self._lane = lane
+        self._max_step_tokens = max_step_tokens
         self._default_depth = default_depth
         self._depth = default_depth
         self._depth_ends_s = math.inf
@@ -173,6 +180,7 @@ class LaneMeter:
             running=self._running,
             waiting=self._waiting,
             max_running=report["max_running"],
+            max_step_tokens=self._max_step_tokens,
             kv_used=self._kv_used,
             kv_tokens=report.get("kv_tokens", 0),
             block_tokens=report.get("block_tokens", 16),
