@@ -15,6 +15,7 @@ from streamserve.bench import rig
 from streamserve.protocols import Lane
 from streamserve.types import Request, Slo
 from streamserve.workload.plan import Planned
+from tests.live.episode import played
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
@@ -52,17 +53,7 @@ def test_episodes_of_a_real_engine_drain_and_cost_what_they_lasted() -> None:
     )
     try:
         for seed in (1, 2):
-            observation, info = environment.reset(seed=seed)
-            total, over = 0.0, False
-            while not over:
-                assert environment.observation_space.contains(observation)
-                observation, reward, terminated, truncated, info = environment.step(info["heuristic"])
-                total += reward
-                over = terminated or truncated
-            results = environment.unwrapped.results()
-            assert terminated, info
-            assert [result.error for result in results] == [None] * 6
-            assert -total == pytest.approx(sum(result.e2e_s for result in results), abs=1e-6)
+            played(environment, seed, requests=6)
     finally:
         environment.close()
     assert PIDS

@@ -7,6 +7,7 @@ import httpx
 import pytest
 
 import envs  # noqa: F401
+from tests.live.episode import played
 from tests.live.server import Server
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
@@ -34,20 +35,10 @@ def test_a_whole_episode_costs_what_its_requests_lasted(server: Server, name: st
     server.wait_idle()
     environment = attached(server, name)
     try:
-        observation, info = environment.reset(seed=1)
-        total, over = 0.0, False
-        while not over:
-            assert environment.observation_space.contains(observation)
-            observation, reward, terminated, truncated, info = environment.step(info["heuristic"])
-            total += reward
-            over = terminated or truncated
-        results = environment.unwrapped.results()
-        assert terminated, info
-        assert [result.error for result in results] == [None] * REQUESTS
-        assert -total == pytest.approx(sum(result.e2e_s for result in results), abs=1e-6)
+        played(environment, seed=1, requests=REQUESTS)
         if name == "Serve":
             shown = server.get("/streamserve/policy")
-            deciders = [result.decision.router for result in results]
+            deciders = [result.decision.router for result in environment.unwrapped.results()]
             # A busy machine may be late.
             assert shown["agent"]["decisions"] == deciders.count("agent") > REQUESTS // 2
     finally:
