@@ -66,13 +66,17 @@ class NoLane(ServeError):
 
 
 class LaneLost(ServeError):
-    """The lane died under the request; `lane` says which one, where that is known."""
+    """The lane died under the request.
+
+    lane: which one, where that is known. given_up: whether the request has had all its attempts.
+    """
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
-    def __init__(self, message: str, *, lane: LaneId | None = None) -> None:
+    def __init__(self, message: str, *, lane: LaneId | None = None, given_up: bool = False) -> None:
         super().__init__(message)
         self.lane = lane
+        self.given_up = given_up
 
 
 class Stopping(ServeError):

@@ -26,6 +26,14 @@ class TokenStream(Protocol):
         ...
 
 
+class ServedStream(TokenStream, Protocol):
+    """The output of one request, whichever lanes it visits."""
+
+    def satisfy(self) -> None:
+        """The client has all it asked for, by a stop string that no lane knows of: the request ended well."""
+        ...
+
+
 class Lane(Protocol):
     """One engine that can prefill, decode, or do both for a request.
 

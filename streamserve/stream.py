@@ -9,7 +9,7 @@ from streamserve.types import Chunk
 
 
 class Stream:
-    """A `TokenStream` over an async generator of chunks.
+    """A `ServedStream` over an async generator of chunks.
 
     It adds what a generator lacks. It may be closed while another task awaits its next chunk, several times, or before
     it ever ran. What the generator holds is freed before the chunk with a `finish` comes out. A cancelled read closes
@@ -17,11 +17,13 @@ class Stream:
     stream, with what `aclose` was given, or with None.
     """
 
-    __slots__ = ("_chunks", "_closing", "_error", "_interrupted", "_on_end", "_over", "_reader")
+    __slots__ = ("_chunks", "_closing", "_error", "_interrupted", "_on_end", "_over", "_reader", "satisfied")
 
     def __init__(
         self, chunks: AsyncGenerator[Chunk, None], on_end: Callable[[BaseException | None], None] | None = None
     ) -> None:
+        self.satisfied = False
+        """Whether its reader has all that it asked for, though no chunk says that it is the last."""
         self._chunks = chunks
         self._on_end = on_end
         self._reader: asyncio.Task[Any] | None = None
@@ -55,6 +57,10 @@ class Stream:
         finally:
             self._reader = None
         return chunk
+
+    def satisfy(self) -> None:
+        """Its reader needs no more and will close it."""
+        self.satisfied = True
 
     async def aclose(self, error: ServeError | None = None) -> None:
         """Close the generator and wait until it has freed what it held; idempotent.

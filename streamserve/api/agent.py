@@ -50,7 +50,7 @@ def router(scheduler: StreamScheduler, policies: PolicySwitch, admins: Admins) -
             await _talk(socket, seat, outbox, scheduler)
         finally:
             # Whatever has happened to the connection: whoever waits for this agent goes on now.
-            seat.leave()
+            seat.leave(outbox.put)
 
     return routes
 
@@ -101,7 +101,7 @@ async def _talk(socket: WebSocket, seat: Seat, outbox: Outbox, scheduler: Stream
     try:
         await asyncio.wait((sending, hearing), return_when=asyncio.FIRST_COMPLETED)
     finally:
-        seat.leave()
+        seat.leave(outbox.put)
         for task in (sending, hearing):
             task.cancel()
         outcomes = await asyncio.gather(sending, hearing, return_exceptions=True)

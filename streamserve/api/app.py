@@ -11,7 +11,7 @@ from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.entrypoints.launchers.launcher import validate_api_server_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from streamserve.api import agent, policy, routes
+from streamserve.api import agent, batches, policy, routes
 from streamserve.api.admin import Admins
 from streamserve.api.engine_client import TASKS, StreamServeClient
 from streamserve.api.middleware import BodyLimitMiddleware, HeadersMiddleware
@@ -60,6 +60,7 @@ async def build(
     """
     app = build_app(args, TASKS, client.model_config)
     await init_app_state(client, app.state, args, TASKS)
+    batches.count_prompts(app.state, client.check_admission)
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) != "/health"]
     admins = Admins(_admin_keys(args, server))
     app.include_router(routes.router(scheduler, admins, policies))

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from vllm.config import VllmConfig
 from vllm.outputs import RequestOutput
 from vllm.tokenizers import TokenizerLike
-from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine import EngineCoreEventType, EngineCoreOutput, EngineCoreRequest
 from vllm.v1.engine.output_processor import OutputProcessor
 from vllm.v1.engine.parallel_sampling import ParentRequest
 
@@ -41,9 +41,17 @@ class Detokenizer:
 
     def feed(self, chunk: Chunk) -> list[RequestOutput]:
         """Take in a chunk; what the client is to be told now, often one output, none while text is held back."""
+        self._queue_once(chunk.output)
         stats = self._metrics.iteration(self._lane_index[chunk.lane] if chunk.lane is not None else 0)
         outputs = self._processor.process_outputs([chunk.output], chunk.at_s, stats).request_outputs
         return [output for output in outputs if isinstance(output, RequestOutput)]
+
+    def _queue_once(self, output: EngineCoreOutput) -> None:
+        # A request that goes on at a second engine is queued there again, after it was scheduled first; vLLM would take
+        # the one from the other and find that it waited less than no time.
+        state = self._processor.request_states.get(output.request_id)
+        if state is not None and not state.is_prefilling and output.events:
+            output.events = [event for event in output.events if event.type is not EngineCoreEventType.QUEUED]
 
     def is_open(self, request_id: str) -> bool:
         """Whether more chunks are expected: false once it finished, also by a stop string that no engine knows of."""

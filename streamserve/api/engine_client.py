@@ -1,7 +1,7 @@
 """vLLM's `EngineClient` over StreamScheduler: what lets vLLM's own OpenAI application serve from our lanes."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from copy import copy
 from typing import Any, Protocol
 
@@ -25,7 +25,7 @@ from streamserve.api.fidelity import continuable, splittable
 from streamserve.api.unsupported import WithoutEngineControls
 from streamserve.clock import now
 from streamserve.errors import LaneLost, ServeError
-from streamserve.protocols import TokenStream
+from streamserve.protocols import ServedStream
 from streamserve.signals import Signals
 from streamserve.types import Decision, LaneState, Request, Slo
 
@@ -45,7 +45,7 @@ class Scheduler(Protocol):
 
     def signals(self) -> Signals: ...
 
-    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> TokenStream: ...
+    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> ServedStream: ...
 
 
 class StreamServeClient(WithoutEngineControls):
@@ -144,33 +144,39 @@ class StreamServeClient(WithoutEngineControls):
         """One sequence; one that is shown only when it is whole is begun anew if its lane dies and it cannot resume."""
         assert core.sampling_params is not None
         starts_left = UNSEEN_STARTS if core.sampling_params.output_kind is RequestOutputKind.FINAL_ONLY else 1
+        # One for all starts: whoever has waited does not come last again, and its times tell what the client sees.
+        request = _request(core, trace.wishes.get().slo)
         while True:
             starts_left -= 1
-            attempt = self._attempt(core, text, parent, index)
+            attempt = self._attempt(request, text, parent, index)
             try:
                 async for output in attempt:
                     yield output
                 return
-            except LaneLost:
-                if not starts_left:
+            except LaneLost as error:
+                if error.given_up or not starts_left:
                     raise
             finally:
                 await attempt.aclose()
 
     async def _attempt(
-        self, core: EngineCoreRequest, text: str | None, parent: ParentRequest | None, index: int
+        self, request: Request, text: str | None, parent: ParentRequest | None, index: int
     ) -> AsyncGenerator[RequestOutput, None]:
-        request = _request(core, trace.wishes.get().slo)
-        self._detokenizer.open(core, text, parent, index)
+        self._detokenizer.open(request.payload, text, parent, index)
         stream = self._scheduler.serve(request, trace.record)
         try:
             async for chunk in stream:
-                for output in self._detokenizer.feed(chunk):
+                outputs = self._detokenizer.feed(chunk)
+                over = not self._detokenizer.is_open(request.id)
+                if over:
+                    # Perhaps by a stop string. Before the client is told: it may leave once it has its last text.
+                    stream.satisfy()
+                for output in outputs:
                     yield output
-                if not self._detokenizer.is_open(core.request_id):
+                if over:
                     return
         finally:
-            self._detokenizer.close(core.request_id)
+            self._detokenizer.close(request.id)
             await stream.aclose()
 
     async def _sequences(self, core: EngineCoreRequest, text: str | None) -> AsyncGenerator[RequestOutput, None]:
@@ -181,14 +187,19 @@ class StreamServeClient(WithoutEngineControls):
             child = copy(core)
             child.request_id, child.sampling_params = parent.get_child_info(index)
             children.append(self._sequence(child, text, parent, index))
+        outputs = _merged(children)
         try:
-            async for output in _merged(children):
+            async for output in outputs:
                 yield output
         finally:
-            self._detokenizer.close(parent.request_id)
+            try:
+                # First: with their parent forgotten, sequences that still run would look as if they had come to an end.
+                await outputs.aclose()
+            finally:
+                self._detokenizer.close(parent.request_id)
 
 
-async def _merged(streams: Sequence[AsyncGenerator[RequestOutput, None]]) -> AsyncIterator[RequestOutput]:
+async def _merged(streams: Sequence[AsyncGenerator[RequestOutput, None]]) -> AsyncGenerator[RequestOutput, None]:
     """Outputs of several streams as they come; the first error ends all of them."""
     arrived: asyncio.Queue[RequestOutput | Exception | None] = asyncio.Queue()
 

@@ -15,6 +15,8 @@ DECISION = wishes.DECISION.encode()
 REQUEST_ID = b"x-request-id"
 RETRY_AFTER_S = b"1"
 """Sent with 429 and 503: a queue moves and a lane restarts within seconds, and OpenAI's clients wait this long."""
+MOST_LANES = 64
+"""Lanes that each of the two headers names: a request of many sequences has as many decisions, a header has an end."""
 
 
 class HeadersMiddleware:
@@ -152,8 +154,9 @@ def _headers(status: int, request_id: bytes, noted: list[Decision], explain: boo
     if status in (HTTPStatus.TOO_MANY_REQUESTS, HTTPStatus.SERVICE_UNAVAILABLE):
         headers.append((b"retry-after", RETRY_AFTER_S))
     if noted:
-        headers.append((PREFILL_LANE, ",".join(decision.prefill for decision in noted).encode()))
-        headers.append((DECODE_LANE, ",".join(decision.decode for decision in noted).encode()))
+        shown = noted[:MOST_LANES]
+        headers.append((PREFILL_LANE, ",".join(decision.prefill for decision in shown).encode()))
+        headers.append((DECODE_LANE, ",".join(decision.decode for decision in shown).encode()))
         if explain:
             headers.append((DECISION, trace.explained(noted)))
     return headers

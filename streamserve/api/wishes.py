@@ -78,12 +78,13 @@ def _priority(name: str, value: str) -> int:
 
 def _seconds(name: str, value: str) -> float:
     try:
-        milliseconds = float(value)
+        # In seconds, since a number of milliseconds above 0 may be none of seconds.
+        seconds = float(value) / 1000
     except ValueError:
-        milliseconds = math.nan
-    if not (math.isfinite(milliseconds) and milliseconds > 0):
+        seconds = math.nan
+    if not (math.isfinite(seconds) and seconds > 0):
         raise BadWish(name, value, "a number of milliseconds above 0")
-    return milliseconds / 1000
+    return seconds
 
 
 def _depth(name: str, value: str) -> int:

@@ -153,6 +153,9 @@ class InstantStream:
         self._left -= 1
         return self._chunks.popleft()
 
+    def satisfy(self) -> None:
+        pass
+
     async def aclose(self) -> None:
         self._left = 0
         self._lane.leave(self)

@@ -29,7 +29,7 @@ from streamserve.lanes.vllm.plan import LanePlan
 from streamserve.pipeserve.pipeserve import PipeServe
 from streamserve.pipeserve.supervisor import Supervisor
 from streamserve.policy.switch import PolicySwitch
-from streamserve.protocols import TokenStream
+from streamserve.protocols import ServedStream
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.types import Decision, LaneId, Request, Result
 
@@ -45,7 +45,7 @@ class Straight(StreamScheduler):
         super().__init__(engine, router, config, on_result=lambda _: None, lane_ready=_never)
         self._turn = cycle(lanes)
 
-    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> TokenStream:
+    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> ServedStream:
         return next(self._turn).open(request)
 
 

@@ -69,8 +69,13 @@ class Seat:
         if agent is not None:
             agent.attach(send, look)
 
-    def leave(self) -> None:
-        """Whoever decided before does so again, at once; idempotent."""
+    def leave(self, send: Callable[[Told], None] | None = None) -> None:
+        """Whoever decided before does so again, at once; idempotent.
+
+        send: what the agent that leaves came with; nothing happens if another has come since. None = whoever it is.
+        """
+        if send is not None and send != self._send:
+            return
         agent, self.agent, self._send = self.agent, None, None
         if agent is not None:
             agent.leave()

@@ -102,6 +102,9 @@ class Admission:
                 aside.append(first)
                 continue
             except Undecided:
+                if self._any_ready():
+                    # Whoever is asked has lanes to choose from, so this is no wait for a lane any more.
+                    self._stalled = first.refused = None
                 break
             except Exception as error:
                 self._line.pop()

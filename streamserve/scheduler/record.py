@@ -25,6 +25,7 @@ class Record:
         self._decision: Decision | None = None
         self._dispatched_s: float | None = None
         self._first_token_s: float | None = None
+        self._last_s = 0.0
         self._finish: Finish | None = None
         self._finished_s = 0.0
 
@@ -40,12 +41,18 @@ class Record:
         tokens = len(chunk.token_ids)
         if tokens and self._first_token_s is None:
             self._first_token_s = chunk.at_s
+        self._last_s = chunk.at_s
         self.output_tokens += tokens
         if self.request.continuable:
             self.sent.extend(chunk.token_ids)
         if chunk.finish is not None:
             self._finish = chunk.finish
             self._finished_s = chunk.at_s
+
+    def stopped(self) -> None:
+        """Its output so far is all that was asked for; does nothing when its lane has finished it."""
+        if self._finish is None:
+            self._finish, self._finished_s = Finish.STOP, self._last_s
 
     def result(self, ended_s: float, error: BaseException | None) -> Result:
         """The final record; without a finish from the lane an error counts as `ERROR`, anything else as `ABORT`."""

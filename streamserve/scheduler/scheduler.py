@@ -8,7 +8,7 @@ from dataclasses import replace
 from streamserve.clock import now
 from streamserve.config import Config
 from streamserve.errors import LaneLost, Stopping
-from streamserve.protocols import Engine, Router, TokenStream
+from streamserve.protocols import Engine, Router, ServedStream, TokenStream
 from streamserve.scheduler.admission import Admission
 from streamserve.scheduler.binding import Binding
 from streamserve.scheduler.load import Dispatched, Load
@@ -65,7 +65,7 @@ class StreamScheduler:
         """Dispatch whoever can be now: to be called when a router that was `Undecided` has its answer."""
         self._admission.look()
 
-    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> TokenStream:
+    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> ServedStream:
         """The request's output; nothing is taken before the first read. The caller reads to the end or closes.
 
         on_decision: told of the stream pair at every attempt.
@@ -78,6 +78,10 @@ class StreamScheduler:
 
         def end(error: BaseException | None) -> None:
             self._open.discard(stream)
+            if stream.satisfied:
+                record.stopped()
+                # What its client has is whole, whatever has come in between since.
+                error = None
             self._ended(record, error)
 
         stream = Stream(self._chunks(record, on_decision), end)
@@ -177,12 +181,14 @@ class StreamScheduler:
 
     def _lost(self, record: Record, decision: Decision, error: LaneLost) -> None:
         """Note who failed; raises `LaneLost` unless the request may be started again."""
+        given_up = record.attempts >= self._config.max_attempts
         if record.started and not (self._config.resume and record.request.continuable):
             message = f"{error}; {record.output_tokens} tokens were sent already: send the request again"
-            raise LaneLost(message, lane=error.lane) from error
-        if record.attempts >= self._config.max_attempts:
+            raise LaneLost(message, lane=error.lane, given_up=given_up) from error
+        if given_up:
             advice = "retry later, the server's log says why lanes die"
-            raise LaneLost(f"{error}; gave up after {record.attempts} attempts: {advice}", lane=error.lane) from error
+            message = f"{error}; gave up after {record.attempts} attempts: {advice}"
+            raise LaneLost(message, lane=error.lane, given_up=True) from error
         record.failed |= self._suspects(decision, error)
 
     def _suspects(self, decision: Decision, error: LaneLost) -> set[LaneId]:

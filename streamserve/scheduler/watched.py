@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
-from streamserve.protocols import TokenStream
+from streamserve.protocols import ServedStream
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.signals import Signals
 from streamserve.types import Chunk, Decision, Request
@@ -32,7 +32,7 @@ class Watched:
         """As `StreamScheduler.signals`."""
         return self._scheduler.signals()
 
-    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> TokenStream:
+    def serve(self, request: Request, on_decision: Callable[[Decision], None]) -> ServedStream:
         """As `StreamScheduler.serve`."""
         stream = self._scheduler.serve(request, on_decision)
         self._watcher.arrived(request)
@@ -42,7 +42,7 @@ class Watched:
 class _Watched:
     """A stream that tells of its first token."""
 
-    def __init__(self, stream: TokenStream, request_id: str, watcher: Watcher) -> None:
+    def __init__(self, stream: ServedStream, request_id: str, watcher: Watcher) -> None:
         self._stream = stream
         self._request_id = request_id
         self._watcher: Watcher | None = watcher
@@ -56,6 +56,9 @@ class _Watched:
             self._watcher.began(self._request_id, chunk.at_s)
             self._watcher = None
         return chunk
+
+    def satisfy(self) -> None:
+        self._stream.satisfy()
 
     async def aclose(self) -> None:
         await self._stream.aclose()

@@ -1,8 +1,12 @@
-"""Whose key may change a lane."""
+"""Whose key may change a lane, and that batches are counted."""
 
 from argparse import Namespace
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
+from fastapi import FastAPI
+from starlette.datastructures import State
 
 from streamserve.config import ServerConfig
 
@@ -24,3 +28,23 @@ def test_admin_keys(
 
     monkeypatch.setenv("VLLM_API_KEY", environment)
     assert _admin_keys(Namespace(api_key=clients), ServerConfig(admin_keys=admin)) == expected
+
+
+async def test_a_batch_asks_for_room_for_all_its_prompts(monkeypatch: pytest.MonkeyPatch) -> None:
+    from streamserve.api import app
+
+    async def render(request: Any) -> list[Any]:
+        return [{}] * 3
+
+    serving = SimpleNamespace(render_completion_request=render, render_batch_chat_request=render)
+
+    async def fill(_client: Any, state: State, *_: Any) -> None:
+        state.openai_serving_completion = state.openai_serving_chat_batch = serving
+
+    checked: list[int] = []
+    client = cast(Any, SimpleNamespace(model_config=None, check_admission=checked.append))
+    monkeypatch.setattr(app, "build_app", lambda *_: FastAPI())
+    monkeypatch.setattr(app, "init_app_state", fill)
+    await app.build(Namespace(api_key=None), client, cast(Any, None), ServerConfig())
+    assert await serving.render_completion_request(SimpleNamespace(n=2)) == [{}] * 3
+    assert checked == [6]

@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerFast
 from vllm.config import VllmConfig
 from vllm.outputs import RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
-from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
+from vllm.v1.engine import EngineCoreEvent, EngineCoreEventType, EngineCoreOutput, EngineCoreRequest, FinishReason
 from vllm.v1.metrics.stats import IterationStats
 
 from streamserve.api.detokenizer import Detokenizer
@@ -38,8 +38,8 @@ def metrics() -> Metrics:
     return Metrics()
 
 
-@pytest.fixture
-def detokenizer(metrics: Metrics) -> Detokenizer:
+def letters(metrics: Metrics) -> Detokenizer:
+    """A detokenizer whose words are the letters."""
     model = Tokenizer(WordLevel({letter: index for index, letter in enumerate(LETTERS)}, unk_token="z"))
     model.decoder = Fuse()
     config = SimpleNamespace(scheduler_config=SimpleNamespace(stream_interval=1))
@@ -49,6 +49,11 @@ def detokenizer(metrics: Metrics) -> Detokenizer:
         cast(EngineMetrics, metrics),
         {LaneId("lane-0"): 0, LaneId("lane-1"): 1},
     )
+
+
+@pytest.fixture
+def detokenizer(metrics: Metrics) -> Detokenizer:
+    return letters(metrics)
 
 
 def make_request(id: str = "r", **sampling: Any) -> EngineCoreRequest:
@@ -127,3 +132,24 @@ def test_every_chunk_counts_for_the_lane_that_made_it(detokenizer: Detokenizer, 
         detokenizer.feed(chunk("c", lane=lane))
     assert metrics.lanes == [1, 0, 0]
     assert metrics.stats.num_generation_tokens == 3
+
+
+def test_a_request_that_goes_on_at_a_second_engine_has_waited_at_the_first_alone(
+    detokenizer: Detokenizer, metrics: Metrics
+) -> None:
+    queued, scheduled, preempted = (
+        EngineCoreEventType.QUEUED,
+        EngineCoreEventType.SCHEDULED,
+        EngineCoreEventType.PREEMPTED,
+    )
+    detokenizer.open(make_request(), "ab")
+    for text, finish, happened in (
+        ("c", None, [(queued, 10.0), (scheduled, 12.0)]),
+        ("d", None, [(queued, 20.0), (scheduled, 21.0)]),
+        ("e", FinishReason.LENGTH, [(preempted, 22.0), (scheduled, 23.0)]),
+    ):
+        part = chunk(text, finish)
+        part.output.events = [EngineCoreEvent(kind, at_s) for kind, at_s in happened]
+        detokenizer.feed(part)
+    (finished,) = metrics.stats.finished_requests
+    assert (finished.queued_time, finished.num_preemptions) == (2.0, 1)

@@ -104,6 +104,11 @@ class TestHeaders:
         assert header(start, b"x-streamserve-prefill-lane") == b"a,c"
         assert header(start, b"x-streamserve-decode-lane") == b"b,d"
 
+    async def test_however_many_decisions_there_are_the_headers_stay_short(self) -> None:
+        start, _ = await call(HeadersMiddleware(deciding(*[("prefill-0", "decode-0")] * 1000)))
+        assert header(start, b"x-streamserve-prefill-lane") == b",".join([b"prefill-0"] * 64)
+        assert header(start, b"x-streamserve-decode-lane") == b",".join([b"decode-0"] * 64)
+
     async def test_a_response_without_lanes_names_none(self) -> None:
         start, *_ = await call(HeadersMiddleware(reply))
         assert not any(name.startswith(b"x-streamserve") for name, _ in start["headers"])

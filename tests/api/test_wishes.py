@@ -46,8 +46,11 @@ def test_depth_and_explanation() -> None:
             ("x_streamserve_priority", value)
             for value in ("", "urgent", "1.5", "1e3", "99999999999", "3000000000", "٣")
         ),
-        *(("x_streamserve_ttft_slo_ms", value) for value in ("", "0", "-5", "nan", "inf", "1s", "1,5", "1e999")),
-        *(("x_llm_d_slo_tpot_ms", value) for value in ("", "0", "fast")),
+        *(
+            ("x_streamserve_ttft_slo_ms", value)
+            for value in ("", "0", "-5", "nan", "inf", "1s", "1,5", "1e999", "1e-323")
+        ),
+        *(("x_llm_d_slo_tpot_ms", value) for value in ("", "0", "fast", "1e-322")),
         *(("x_streamserve_max_depth", value) for value in ("", "-1", "2.0", "deep", "0x3", "99999999999")),
         *(("x_streamserve_decision", value) for value in ("", "yes", "2")),
     ],

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from streamserve.config import SchedulerConfig
-from streamserve.errors import NoLane, Overloaded
+from streamserve.errors import NoLane, Overloaded, Undecided
 from streamserve.scheduler.admission import Admission
 from streamserve.scheduler.load import Dispatched, Load
 from streamserve.scheduler.record import Record
@@ -24,13 +24,15 @@ LANE = LaneId("a")
 class Desk:
     """An admission in front of one lane; `room` = how many more requests the lane takes, None = any number.
 
-    `refuses`: what dispatching raises, by the request's id. `ready`: whether the lane is.
+    `refuses`: what dispatching raises, by the request's id. `ready`: whether the lane is; `unready`: what
+    dispatching raises while it is not.
     """
 
     def __init__(self, max_dispatched: int, max_queued: int, **config: Any) -> None:
         self.load = Load()
         self.room: int | None = None
         self.ready = True
+        self.unready: Exception = NoLane("no lane is ready")
         self.refuses: dict[str, Exception] = {}
         self.served: list[str] = []
         self.tasks: list[asyncio.Task[Record]] = []
@@ -44,7 +46,7 @@ class Desk:
 
     def dispatch(self, record: Record) -> Dispatched | None:
         if not self.ready:
-            raise NoLane("no lane is ready")
+            raise self.unready
         if record.request.id in self.refuses:
             raise self.refuses[record.request.id]
         if self.room == 0:
@@ -290,6 +292,45 @@ def test_the_wait_for_a_lane_begins_anew_once_one_was_ready() -> None:
         with pytest.raises(NoLane):
             await desk.tasks[0]
         assert asyncio.get_running_loop().time() == 70.0
+        await desk.close()
+
+    run(main())
+
+
+@pytest.mark.parametrize("before", ["no lane was ready", "none suited it"])
+def test_who_is_being_decided_on_waits_for_no_lane_any_more(before: str) -> None:
+    async def main() -> None:
+        desk = Desk(9, 9, lane_wait_s=30.0)
+        if before == "none suited it":
+            desk.refuses["r"] = NoLane("no lane has its adapter")
+        else:
+            desk.ready = False
+        desk.join("r")
+        await asyncio.sleep(29.9)
+        desk.refuses["r"] = Undecided()
+        desk.become_ready()
+        await asyncio.sleep(5)
+        assert not desk.tasks[0].done()
+        del desk.refuses["r"]
+        desk.admission.look()
+        await desk.tasks[0]
+        assert desk.served == ["r"]
+        await desk.close()
+
+    run(main())
+
+
+def test_who_is_being_decided_on_while_no_lane_is_ready_waits_its_time() -> None:
+    async def main() -> None:
+        desk = Desk(9, 9, lane_wait_s=30.0)
+        desk.ready = False
+        desk.join("r")
+        await asyncio.sleep(20)
+        desk.unready = Undecided()
+        desk.admission.look()
+        with pytest.raises(NoLane):
+            await desk.tasks[0]
+        assert asyncio.get_running_loop().time() == 30.0
         await desk.close()
 
     run(main())

@@ -73,12 +73,21 @@ async def test_a_lane_that_failed_the_request_is_used_again_when_no_other_is_rea
 
 async def test_attempts_are_limited_and_the_error_says_what_to_do() -> None:
     async with Rack(ONE_PAIR, flaky_b(LOST, LOST, LOST), max_attempts=2) as rack:
-        with pytest.raises(LaneLost, match=r"lane b is lost.*gave up after 2 attempts: retry later"):
+        with pytest.raises(LaneLost, match=r"lane b is lost.*gave up after 2 attempts: retry later") as loss:
             await read(rack.serve(make_request()))
+        assert loss.value.given_up
         (result,) = rack.results
         assert (result.finish, result.attempts, result.output_tokens) == (Finish.ERROR, 2, 0)
         assert result.error is not None and "gave up after 2 attempts" in result.error
         await rack.assert_empty()
+
+
+@pytest.mark.parametrize("earlier", [0, 1])
+async def test_a_loss_after_the_first_chunk_says_whether_attempts_are_left(earlier: int) -> None:
+    async with Rack(ONE_PAIR, flaky_b(*[LOST] * earlier, None, LOST), max_attempts=2) as rack:
+        with pytest.raises(LaneLost, match="1 tokens were sent already") as loss:
+            await read(rack.serve(make_request()))
+        assert loss.value.given_up is (earlier == 1)
 
 
 def test_with_no_lane_ready_a_request_waits_for_one() -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from streamserve.errors import LaneLost, NoLane, Overloaded, ServeError, Stopping
 from streamserve.protocols import TokenStream
+from streamserve.scheduler.watched import Watched
 from streamserve.signals import DepthControl, LaneLoad, LaneSignals, Signals
 from streamserve.stream import Stream
 from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState, Request, Result
@@ -135,6 +136,37 @@ async def test_a_stream_closed_unread_is_an_abort() -> None:
         await stream.aclose()
         assert [(result.finish, result.attempts) for result in rack.results] == [(Finish.ABORT, 0)]
         assert rack.decisions == []
+
+
+@pytest.mark.parametrize("how", ["closed", "cancelled", "stopping", "finished"])
+async def test_a_request_whose_reader_is_satisfied_ended_well_at_its_last_chunk(how: str) -> None:
+    async with Rack(engine=LocalEngine(Chunk((1,), 5.0), Chunk((2, 3), 6.0), Chunk((4,), 7.0, Finish.LENGTH))) as rack:
+        stream = Watched(rack.scheduler, _Deaf()).serve(make_request(max_tokens=100), rack.decisions.append)
+        assert [(await anext(stream)).at_s for _ in range(2)] == [5.0, 6.0]
+        if how == "finished":
+            await anext(stream)
+        stream.satisfy()
+        if how == "stopping":
+            await rack.scheduler.close()
+        elif how == "cancelled":
+            reading = asyncio.create_task(read(stream))
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+        await stream.aclose()
+        (result,) = rack.router.learned
+        expected = (Finish.LENGTH, 7.0, 4) if how == "finished" else (Finish.STOP, 6.0, 3)
+        assert (result.finish, result.finished_s, result.output_tokens) == expected
+        assert (result.error, result.slo_met) == (None, True)
+        assert rack.scheduler._work.output_share == result.output_tokens / 100
+        assert not rack.scheduler._open
+
+
+class _Deaf:
+    """A watcher."""
+
+    def arrived(self, request: Request) -> None: ...
+
+    def began(self, request_id: str, at_s: float) -> None: ...
 
 
 async def test_close_ends_everything_with_stopping() -> None:

@@ -26,6 +26,7 @@ from streamserve.lanes.vllm.requests import greedy_request
 from streamserve.lanes.vllm.stats import LaneMeter
 from streamserve.protocols import Lane, Progress, TokenStream
 from streamserve.signals import DepthControl, DepthMode, DeviceSignals, LaneSignals
+from streamserve.stream import settle
 from streamserve.types import KVHandle, LaneId, LaneState, Prefilled, Request
 
 WARM_UP_PROMPT_TOKENS = 32
@@ -145,7 +146,7 @@ class VllmLane:
         self._process = process = await self._launcher.launch(spec, on_stage)
         # In a thread, since a GPU's driver takes its time to answer the first call.
         self._sampler = await in_thread(lambda: DeviceSampler(process.pid, self._plan.gpus))
-        coming = asyncio.ensure_future(self._connect(addresses, keywords, on_stage))
+        coming = asyncio.ensure_future(self._connect(process, addresses, keywords, on_stage))
         exiting = asyncio.ensure_future(process.exited())
         try:
             await asyncio.wait((coming, exiting), return_when=asyncio.FIRST_COMPLETED)
@@ -160,10 +161,15 @@ class VllmLane:
             exiting.cancel()
             await asyncio.gather(coming, exiting, return_exceptions=True)
 
-    async def _connect(self, addresses: Addresses, keywords: dict[str, Any], on_stage: Callable[[str], None]) -> None:
+    async def _connect(
+        self, process: EngineProcess, addresses: Addresses, keywords: dict[str, Any], on_stage: Callable[[str], None]
+    ) -> None:
         await greet(addresses)
         config = await in_thread(lambda: arguments.vllm_config(keywords))
-        self._link = EngineLink(self.id, config, addresses, self._take_in)
+        try:
+            self._link = EngineLink(self.id, config, addresses, self._take_in)
+        except TimeoutError as error:
+            raise process.start_error("its engine said that it is ready, and then nothing more") from error
         on_stage("warming up")
         await self._warm_up(self._link)
 
@@ -186,6 +192,10 @@ class VllmLane:
         await link.call("streamserve_forget", keep_cost)
 
     async def _take_down(self, state: LaneState) -> None:
+        # To its end, even if whoever watches the lane is cancelled meanwhile: nobody could do the rest of it.
+        await settle(self._clean_up(state))
+
+    async def _clean_up(self, state: LaneState) -> None:
         self._state = state
         self._meter.forget_load()
         link, self._link = self._link, None

@@ -11,7 +11,7 @@ from copy import copy
 from itertools import count
 
 from vllm.config import VllmConfig
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason, core_client
 from vllm.v1.engine.core_client import AsyncMPClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor import Executor
@@ -19,6 +19,9 @@ from vllm.v1.executor import Executor
 from streamserve.errors import LaneLost
 from streamserve.lanes.vllm.handshake import Addresses
 from streamserve.types import Chunk, Finish, LaneId
+
+READY_LIMIT_S = 5
+"""How long an engine that has said READY may take until its first message to the client is here; it is sent before."""
 
 FINISH = {
     FinishReason.STOP: Finish.STOP,
@@ -30,7 +33,10 @@ FINISH = {
 
 
 class EngineLink:
-    """Connection to a ready engine core; ends with `close` or when `fail` reports the engine's death."""
+    """Connection to a ready engine core; ends with `close` or when `fail` reports the engine's death.
+
+    Raises `TimeoutError` when nothing comes from the engine, which may have died since it was ready.
+    """
 
     def __init__(
         self,
@@ -40,6 +46,9 @@ class EngineLink:
         on_outputs: Callable[[EngineCoreOutputs], None],
     ) -> None:
         self.lane = lane
+        # vLLM's client blocks the event loop until that message comes, for 600 s unless an environment variable said
+        # otherwise when it was imported. Not in the environment: engines' processes would inherit it.
+        core_client.VLLM_ENGINE_READY_TIMEOUT_S = READY_LIMIT_S
         self._client = AsyncMPClient(
             vllm_config=config,
             executor_class=Executor.get_class(config),
@@ -67,7 +76,9 @@ class EngineLink:
         if self._lost is not None:
             raise LaneLost(self._lost, lane=self.lane)
         sent = copy(request)
-        sent.request_id = f"{request.request_id}/{next(self._numbers)}"
+        # The client's own id is part of it. In NIXL's heartbeats commas stand between ids: one whose id had a comma
+        # would not be known by it, and its KV given away while it is still to be fetched.
+        sent.request_id = f"{request.request_id.replace(',', '_')}/{next(self._numbers)}"
         stream = EngineStream(self, sent.request_id, request.request_id)
         self._streams[sent.request_id] = stream
         try:
