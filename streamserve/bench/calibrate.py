@@ -31,7 +31,7 @@ from streamserve.bench.calibrate_report import write_report
 from streamserve.config import EMBEDDED_MODEL, Config, SpeculationConfig
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim.calibration import Origin, calibration_folder, checked, dump
-from streamserve.lanes.sim.fit import Engine, Fit, fit
+from streamserve.lanes.sim.fit import Engine, fit
 from streamserve.lanes.sim.fit_drafts import played, played_tokens_per_step
 from streamserve.lanes.sim.fit_logs import DraftLog, Logs
 from streamserve.lanes.vllm import model, version
@@ -42,8 +42,13 @@ from streamserve.specustream.playback import Drafter, Output
 from streamserve.types import LaneId
 from streamserve.workload import prompts
 
-LONGEST_ANSWER = 160
-"""Output tokens of a real prompt: enough to see how its drafts do."""
+LONGEST_ANSWER = 80
+"""Output tokens of a real prompt: about as many as in our benchmarks, since drafts get better as an answer grows."""
+LOT = 20
+"""Real prompts that a drafter is played back from nothing on: a lane's part of a benchmark's run, before which its
+history is emptied. The more of them it remembers, the better its drafts."""
+SHUFFLES = 4
+"""Orders in which the real prompts are played back: what a prompt's drafts are like depends on those before it."""
 SYNTHETIC_PROMPTS = 64
 DEFAULT_LEN = 2048
 
@@ -84,7 +89,8 @@ def run(options: Options, console: Console) -> Path:
     with _bar(console, 60 * options.minutes) as advance:
         measured = uvloop.run(measure(options, advance))
     drafter = partial(new_drafter, options.config.speculation)
-    logs = msgspec.structs.replace(measured.logs, drafts=draft_logs(measured.outputs, drafter, measured.engine))
+    lots = drafter_lots(measured.outputs, np.random.default_rng(options.seed))
+    logs = msgspec.structs.replace(measured.logs, drafts=draft_logs(lots, drafter, measured.engine))
     results.write(options.out / "logs.json", logs)
     results.write(options.out / "outputs.json", measured.outputs)
     console.print("fitting", highlight=False)
@@ -93,7 +99,7 @@ def run(options: Options, console: Console) -> Path:
     checked(found.calibration, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(dump(found.calibration))
-    write_report(options.out, found, playback(measured.outputs, drafter, found, options.config))
+    write_report(options.out, found, playback(lots, drafter, measured.engine.max_depth))
     return path
 
 
@@ -162,29 +168,30 @@ def new_drafter(speculation: SpeculationConfig) -> Drafter:
     return HistoryDrafter(speculation.history_lookup_tokens, speculation.history_tokens)
 
 
-def draft_logs(outputs: Sequence[Output], drafter: Callable[[], Drafter], engine: Engine) -> list[DraftLog]:
-    """Drafts of all outputs, each workload by itself as if its lane served no other. Raises `ConfigError`."""
-    if engine.max_depth and not outputs:
+def draft_logs(lots: Sequence[Sequence[Output]], drafter: Callable[[], Drafter], engine: Engine) -> list[DraftLog]:
+    """Drafts of all outputs. Raises `ConfigError`."""
+    if engine.max_depth and not lots:
         raise ConfigError("no real prompt was run, so nothing is known of drafts: give it more --minutes")
-    sets = by_workload(outputs).values() if engine.max_depth else ()
-    return [log for each in sets for log in played(each, drafter, engine.max_depth)]
+    return played(lots, drafter, engine.max_depth) if engine.max_depth else []
 
 
-def by_workload(outputs: Sequence[Output]) -> dict[str, list[Output]]:
-    """Workload -> its outputs."""
-    return {name: [each for each in outputs if each.workload == name] for name in sorted({o.workload for o in outputs})}
+def drafter_lots(outputs: Sequence[Output], rng: np.random.Generator) -> list[list[Output]]:
+    """The outputs of all workloads, mixed, in lots of about `LOT`: each is what one drafter meets from nothing on."""
+    count = max(1, round(len(outputs) / LOT))
+    orders = [rng.permutation(len(outputs)) for _ in range(SHUFFLES if outputs else 0)]
+    return [[outputs[int(place)] for place in lot] for order in orders for lot in np.array_split(order, count)]
 
 
 def playback(
-    outputs: Sequence[Output], drafter: Callable[[], Drafter], found: Fit, config: Config
+    lots: Sequence[Sequence[Output]], drafter: Callable[[], Drafter], max_depth: int
 ) -> dict[str, dict[int, float]]:
     """Workload -> depth -> tokens per step when outputs are played back at that depth."""
-    depths = [depth for depth in (1, 2, 4, 8) if depth <= found.calibration.max_depth]
-    return {
-        name: {depth: played_tokens_per_step(each, drafter(), found.calibration.max_depth, depth) for depth in depths}
-        for name, each in by_workload(outputs).items()
-        if depths
-    }
+    found: dict[str, dict[int, float]] = {}
+    for depth in (1, 2, 4, 8):
+        if depth <= max_depth:
+            for workload, tokens in played_tokens_per_step(lots, drafter, max_depth, depth).items():
+                found.setdefault(workload, {})[depth] = tokens
+    return found
 
 
 def model_len(folder: Path) -> int:

@@ -17,7 +17,7 @@ from typer.testing import CliRunner
 from streamserve import cli, virtual
 from streamserve import config as configuration
 from streamserve.bench import calibrate, calibrate_drive, rig
-from streamserve.bench.calibrate import Options, host_slug, real_prompts, run
+from streamserve.bench.calibrate import LOT, SHUFFLES, Options, drafter_lots, host_slug, real_prompts, run
 from streamserve.bench.calibrate_log import StepRecorder
 from streamserve.bench.calibrate_plan import Agenda, Cell, Decode, Limits, Mixed, Prompt, Real, fits, subjects
 from streamserve.bench.calibrate_report import score_table
@@ -25,6 +25,7 @@ from streamserve.config import Config
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim.calibration import load
 from streamserve.lanes.sim.fit_score import Score
+from streamserve.specustream.playback import Output
 from streamserve.types import LaneId, Request, Slo
 from tests.bench.stepped import SteppedLane
 from tests.fakes import make_request
@@ -218,6 +219,18 @@ def test_real_prompts_take_turns_and_fit(tmp_path: Path) -> None:
     assert [workload for workload, _ in found] == ["chat", "code", "chat"]
     assert sorted(len(job.prompt_token_ids) for _, job in found) == [5, 6, 7]
     assert {job.max_tokens for _, job in found} == {calibrate.LONGEST_ANSWER}
+
+
+def test_a_drafter_meets_a_lot_of_all_workloads() -> None:
+    outputs = [Output("chat" if n % 2 else "code", [n], [n]) for n in range(104)]
+    lots = drafter_lots(outputs, np.random.default_rng(0))
+    assert {len(lot) for lot in lots} <= {LOT, LOT + 1}
+    assert all({each.workload for each in lot} == {"chat", "code"} for lot in lots)
+    met = [each.prompt[0] for lot in lots for each in lot]
+    assert [met.count(n) for n in range(104)] == [SHUFFLES] * 104
+    assert met[:104] != met[104:208]
+    assert [len(lot) for lot in drafter_lots(outputs[:3], np.random.default_rng(0))] == [3] * SHUFFLES
+    assert drafter_lots([], np.random.default_rng(0)) == []
 
 
 @pytest.mark.parametrize(

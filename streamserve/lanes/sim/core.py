@@ -211,9 +211,8 @@ class Core:
         frame, start_s = self._frame, self._loop.time()
         frame.host.begin(self)
         scale = frame.host.factor / self._speed
-        sigma = frame.calibration.noise.step_sigma
-        if frame.host.noisy and sigma:
-            scale *= math.exp(sigma * frame.rng.standard_normal() / math.sqrt(stretch.steps))
+        if frame.jitter is not None:
+            scale *= frame.jitter.factor(start_s, stretch.steps)
         stretch.begin(frame.host, start_s, scale)
 
     def _arm(self, stretch: Stretch) -> None:
@@ -248,22 +247,22 @@ class Core:
             return
         report = self.ledger.counted(stretch, steps, at_s)
         made: list[tuple[Sequence, Chunk]] = []
-        return_s = at_s + self._frame.calibration.front.return_s
         for sequence, gained in zip(stretch.decoding, stretch.gained(steps), strict=True):
             sequence.gain(gained, steps)
-            self._made(sequence, return_s, made)
+            self._made(sequence, at_s, made)
         for sequence, tokens in stretch.chunks:
             sequence.computed += tokens
             if sequence.computed == sequence.to_compute:
                 sequence.prefilled()
-                self._made(sequence, return_s, made)
+                self._made(sequence, at_s, made)
         for sequence in self._aborted:
             self.batch.drop(sequence)
         self._aborted.clear()
         self.ledger.ended(stretch, steps, report)
         if made:
             self._outbox.append(made)
-            self._later(return_s - self._loop.time(), self._deliver)
+            # Chunks bear the instant of their step's end, as vLLM stamps them, and are there after the way back.
+            self._later(at_s + self._frame.calibration.front.return_s - self._loop.time(), self._deliver)
 
     def _made(self, sequence: Sequence, at_s: float, made: list[tuple[Sequence, Chunk]]) -> None:
         if sequence.over:

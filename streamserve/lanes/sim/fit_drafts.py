@@ -30,19 +30,19 @@ Classed = Sequence[tuple[int | None, DraftStep]]
 """The steps of one request, each with the class of its draft."""
 
 
-def played(outputs: Sequence[Output], new_drafter: Callable[[], Drafter], max_depth: int) -> list[DraftLog]:
-    """The steps of a lane that verifies a draft up to where it becomes unlikely, request after request.
+def played(lots: Sequence[Sequence[Output]], new_drafter: Callable[[], Drafter], max_depth: int) -> list[DraftLog]:
+    """The steps of lanes that verify a draft up to where it becomes unlikely, request after request.
 
     That is near what SpecuStream does, and it is as deep as drafts are worth it: fixed depths below make more steps of
-    the same copied text. Drafts are noted whole.
+    the same copied text. Drafts are noted whole. Each lot has a drafter of its own, which knows nothing at first.
     """
-    whole = played_at(outputs, new_drafter(), max_depth, len)
+    whole = [log for lot in lots for log in played_at(lot, new_drafter(), max_depth, len)]
     rates = kind_rates([step for log in whole for step in log.steps if step.kinds])
 
     def worth(kinds: Sequence[int]) -> int:
         return int((np.cumprod([rates[kind] for kind in kinds]) >= WORTH).sum())
 
-    return played_at(outputs, new_drafter(), max_depth, worth)
+    return [log for lot in lots for log in played_at(lot, new_drafter(), max_depth, worth)]
 
 
 def played_at(
@@ -191,7 +191,15 @@ def tokens_per_step(classes: Sequence[DraftClass], depth: int) -> float:
     return 1 + sum(each.share * float(np.cumprod(each.acceptance[:depth]).sum()) for each in classes)
 
 
-def played_tokens_per_step(outputs: Sequence[Output], drafter: Drafter, max_depth: int, depth: int) -> float:
-    """The same by playback of the outputs at that depth."""
-    steps = [step for log in played_at(outputs, drafter, max_depth, lambda _: depth) for step in log.steps]
-    return 1 + sum(min(step.right, depth) for step in steps) / max(1, len(steps))
+def played_tokens_per_step(
+    lots: Sequence[Sequence[Output]], new_drafter: Callable[[], Drafter], max_depth: int, depth: int
+) -> dict[str, float]:
+    """The same by workload, by playback of the lots at that depth."""
+    steps: dict[str, list[DraftStep]] = defaultdict(list)
+    for lot in lots:
+        for log in played_at(lot, new_drafter(), max_depth, lambda _: depth):
+            steps[log.workload] += log.steps
+    return {
+        workload: 1 + sum(min(step.right, depth) for step in each) / max(1, len(each))
+        for workload, each in sorted(steps.items())
+    }

@@ -2,13 +2,12 @@
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from streamserve.config import EngineConfig, SpeculationConfig
 from streamserve.lanes.sim.calibration import Calibration
 from streamserve.lanes.sim.cost import StepTime
 from streamserve.lanes.sim.drafts import Drafts
 from streamserve.lanes.sim.host import Host
+from streamserve.lanes.sim.jitter import Jitter
 from streamserve.specustream.cost import StepCostModel
 
 WARM_UP_TOKENS = (8, 72, 40, 1, 9, 5, 2, 18, 10)
@@ -28,8 +27,8 @@ class Frame:
     steps: StepTime
     drafts: Drafts | None
     """None: it does not speculate."""
-    rng: np.random.Generator
-    """Of single steps."""
+    jitter: Jitter | None
+    """None: single steps do not differ."""
     most_steps: int
     """Of a stretch."""
 

@@ -15,6 +15,7 @@ from streamserve.lanes.sim.cost import StepTime
 from streamserve.lanes.sim.drafts import Drafts
 from streamserve.lanes.sim.frame import Frame
 from streamserve.lanes.sim.host import Host
+from streamserve.lanes.sim.jitter import Jitter
 from streamserve.lanes.sim.meter import Meter, Report, Standing
 from streamserve.lanes.sim.options import AS_CALIBRATED, LaneOptions
 from streamserve.lanes.sim.past import Past
@@ -52,6 +53,7 @@ class SimLane:
         max_depth = min(speculation.max_depth, calibration.max_depth)
         drafts = Drafts(calibration, max_depth, options.acceptance_scale) if self._default is not None else None
         steps = StepTime(calibration.step)
+        sigma = calibration.noise.step_sigma if host.noisy else 0.0
         self._frame = Frame(
             calibration,
             host,
@@ -59,7 +61,7 @@ class SimLane:
             speculation,
             steps,
             drafts,
-            rng,
+            Jitter(sigma, steps.decode_s(1), rng) if sigma else None,
             STALE_STEPS if options.staleness_s else MOST_STEPS,
         )
         typical = LaneSignals(

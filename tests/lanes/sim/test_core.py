@@ -164,7 +164,7 @@ def test_a_hand_off_takes_the_transfer_and_frees_the_prefill_lane() -> None:
     calibration = example()
     transfer_s = calibration.transfer.base_s + calibration.transfer.token_s * prompt
     step_s = calibration.step.decode_s[0][1] + calibration.step.context_token_s * (prompt + 1)
-    assert chunk.at_s - handed_s == pytest.approx(transfer_s + step_s + calibration.front.return_s)
+    assert chunk.at_s - handed_s == pytest.approx(transfer_s + step_s)
     assert signals.transfers_total == 1
     assert signals.transfer_s.fast_s == pytest.approx(transfer_s)
     assert signals.prompt_tokens_total == 0

@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim.calibration import Front, checked, dump, load
 from streamserve.lanes.sim.fit import fit, fit_front, fit_transfer
-from streamserve.lanes.sim.fit_drafts import MIX, class_edges, draft_classes, played, stays, tokens_per_step
+from streamserve.lanes.sim.fit_drafts import (
+    MIX,
+    class_edges,
+    draft_classes,
+    played,
+    played_tokens_per_step,
+    stays,
+    tokens_per_step,
+)
 from streamserve.lanes.sim.fit_drift import drift
 from streamserve.lanes.sim.fit_logs import Logs, Step
 from streamserve.lanes.sim.fit_noise import coupled, coupling, lanes_at_work, noise
@@ -236,10 +244,29 @@ def test_playback_knows_what_is_right() -> None:
     """A text that repeats itself is drafted right from its second round on."""
     phrase = [5, 6, 7, 8, 9]
     output = Output("chat", phrase * 2, phrase * 8)
-    (log,) = played([output], lambda: HistoryDrafter(6, 100), 4)
+    (log,) = played([[output]], lambda: HistoryDrafter(6, 100), 4)
     assert log.workload == "chat"
     assert {step.right for step in log.steps} == {4}
     assert all(len(step.kinds) == 4 for step in log.steps)
+
+
+def test_a_lot_knows_nothing_of_another() -> None:
+    """What was written before is drafted again within a lot, and in no other."""
+    rng = np.random.default_rng(4)
+    first, again = ([int(token) for token in rng.integers(1000, size=4)] for _ in range(2))
+    tokens = [int(token) for token in rng.integers(1000, 9000, size=40)]
+    outputs = [Output("chat", prompt, tokens) for prompt in (first, again)]
+
+    def rights(lots: list[list[Output]]) -> list[int]:
+        return [sum(step.right for step in log.steps) for log in played(lots, lambda: HistoryDrafter(6, 1000), 4)]
+
+    assert rights([outputs[:1], outputs[1:]]) == [0, 0]
+    cold, warm = rights([outputs])
+    assert cold == 0
+    assert warm > 20
+    together = played_tokens_per_step([outputs], lambda: HistoryDrafter(6, 1000), 4, 4)["chat"]
+    apart = played_tokens_per_step([outputs[:1], outputs[1:]], lambda: HistoryDrafter(6, 1000), 4, 4)["chat"]
+    assert (apart, together > 1.5) == (1.0, True)
 
 
 def test_all_together_give_a_calibration_that_loads(rng: Rng, tmp_path: object) -> None:

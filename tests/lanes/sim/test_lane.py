@@ -55,12 +55,17 @@ def test_an_isolated_request_takes_what_the_cost_model_says() -> None:
     decode_s = sum(step.decode_s[0][1] + step.context_token_s * context for context in contexts)
 
     async def body(it: Shop) -> Any:
-        return await it.decode(request("alone", prompt, output), at_s=1.0)
+        await asyncio.sleep(1.0)
+        stream = await it.lanes[0].decode(request("alone", prompt, output))
+        return [(chunk, now()) async for chunk in stream]
 
-    chunks = run(body, calibration=calibrated())
+    received = run(body, calibration=calibrated())
+    chunks = [chunk for chunk, _ in received]
     front = example().front
-    assert chunks[0].at_s == pytest.approx(1.0 + front.submit_s + prefill_s + front.return_s)
+    assert chunks[0].at_s == pytest.approx(1.0 + front.submit_s + prefill_s)
     assert chunks[-1].at_s == pytest.approx(chunks[0].at_s + decode_s)
+    # As vLLM has it: stamped at the step's end, and read after the way back.
+    assert [at_s - chunk.at_s for chunk, at_s in received] == pytest.approx([front.return_s] * len(received))
     assert chunks[-1].finish is Finish.STOP
 
 
