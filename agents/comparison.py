@@ -6,14 +6,16 @@ from dataclasses import replace
 import msgspec
 import numpy as np
 
-from agents.statistics import Estimate, Statistic, estimate, iqm, mean
-from agents.trial import Act, Episode, MakeEnv, play
+from agents.statistics import Estimate, Statistic, estimate, iqm, mean, relative
+from agents.trial import Act, Episode, MakeEnv, gains, play
 from streamserve.types import Finish, Slo
 
 AT_ONCE = 16
 """Episodes that run side by side."""
 LOSS = 0.02
 """A policy that costs this much more than the heuristic loses, whatever its interval."""
+LEAST_SHARE = 0.01
+"""Of requests that meet their deadlines, the least that a gain is reckoned on."""
 
 
 class Figures(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -76,13 +78,17 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         raise KeyError(f"{policy} in {scenario}")
 
     def gains(self, scenario: str, policy: str, figure: str | None = None) -> list[float]:
-        """By seed: the share of the rival's that is saved or, of `slo_share`, by which there is more."""
+        """By seed: the share of the rival's that is saved or, of `slo_share`, by which there is more.
+
+        Their mean is the ratio of the sums, see `relative`.
+        """
         figure = figure or self.figure
         ours = [getattr(each, figure) for each in self.cell(scenario, policy).figures]
         theirs = [getattr(each, figure) for each in self.cell(scenario, self.rival).figures]
-        if figure == "slo_share":
-            return [(own - other) / max(other, 0.01) for own, other in zip(ours, theirs, strict=True)]
-        return [1 - own / other if other else 0.0 for own, other in zip(ours, theirs, strict=True)]
+        if figure != "slo_share":
+            return gains(ours, theirs)
+        more: list[float] = relative(np.subtract(ours, theirs), np.array(theirs), LEAST_SHARE).tolist()
+        return more
 
     def gain(self, scenario: str, policy: str, figure: str | None = None) -> Estimate:
         """The mean gain with its paired bootstrap interval."""

@@ -9,6 +9,7 @@ from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 import envs  # noqa: F401  # importing it registers the environments
+from agents.potential import Potential
 from agents.recipe import Recipe
 from agents.recorder import Recorder
 from agents.twin import Twin
@@ -43,11 +44,17 @@ def make(recipe: Recipe, changes: Mapping[str, Any] | None = None) -> gym.Env[An
     return gym.make(f"streamserve/{recipe.env}{live}-v0", disable_env_checker=True, **given)
 
 
+def potential(recipe: Recipe, env: gym.Env[Any, Any]) -> Potential | None:
+    """That shapes the rewards of training, None where the recipe wants none."""
+    weights = env.get_wrapper_attr("settings").weights
+    return Potential(recipe.gamma, weights.slo / weights.scale) if recipe.shaping else None
+
+
 def training(recipe: Recipe, one: Callable[[], gym.Env[Any, Any]]) -> DummyVecEnv:
     """As many as the recipe says, in this process; with twins where it says so. one: makes a bare one."""
 
     def wrapped() -> gym.Env[Any, Any]:
         env = one()
-        return Monitor(Recorder(Twin(env, one()) if recipe.twin else env))
+        return Monitor(Recorder(Twin(env, one(), potential(recipe, env)) if recipe.twin else env))
 
     return DummyVecEnv([wrapped] * recipe.n_envs)

@@ -22,6 +22,8 @@ from streamserve.policy.store import Policy
 from streamserve.types import Slo
 
 Say = Callable[[str], None]
+FEWEST_SEEDS = 6
+"""With fewer a bootstrap interval is narrower than it should be, and a card's scores are judged by their intervals."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,15 @@ def keep(table: Table, folder: Path) -> None:
 
 
 def score(name: str, table: Table) -> None:
-    """Write the gains into the card of the only policy, by which `streamserve serve --policy auto` judges it."""
+    """Write the gains into the card of the only policy, by which `streamserve serve --policy auto` judges it.
+
+    They replace those that are there. Raises `ConfigError` with fewer seeds than tell anything.
+    """
+    fewest = min((len(cell.seeds) for cell in table.cells), default=0)
+    if fewest < FEWEST_SEEDS:
+        raise ConfigError(
+            f"--write-scores wants {FEWEST_SEEDS} seeds of every scenario, these are {fewest}: --seeds 10"
+        )
     folder = store.find(name)
     policy = store.load(folder)
     found = [(scenario, table.gain(scenario, policy.card.name, figure(policy.card))) for scenario in table.scenarios]

@@ -9,7 +9,8 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from agents.network import StreamPolicy
 from agents.recipe import Recipe, schedule
-from streamserve.errors import ConfigError
+from agents.seeds import stream
+from streamserve.errors import ConfigError, one_line
 
 MODEL = "model.zip"
 
@@ -32,7 +33,7 @@ def learner(recipe: Recipe, envs: VecEnv, seed: int) -> MaskablePPO:
         max_grad_norm=recipe.max_grad_norm,
         target_kl=recipe.target_kl,
         policy_kwargs={"residual": recipe.policy_kwargs},
-        seed=seed,
+        seed=stream(seed),
         device="cpu",
     )
     if recipe.init is not None:
@@ -46,8 +47,8 @@ def resumed(path: Path, envs: VecEnv, seed: int) -> MaskablePPO:
     seed: the run's own; its arrivals go on with others than those that the learner knows.
     """
     _one_thread()
-    model = MaskablePPO.load(path, envs, device="cpu", force_reset=True)
-    model.set_random_seed(seed + model.num_timesteps)
+    model = _loaded(path, envs)
+    model.set_random_seed(stream(seed, model.num_timesteps))
     return model
 
 
@@ -69,12 +70,24 @@ def learn(model: MaskablePPO, n_timesteps: int, callback: BaseCallback, progress
 def _begin_with(model: MaskablePPO, path: Path) -> None:
     if not path.is_file():
         raise ConfigError(f"init: there is no {path}; name the folder of a checkpoint, e.g. runs/route-1/best")
-    earlier = MaskablePPO.load(path, device="cpu").policy
+    earlier = _loaded(path).policy
     if not isinstance(earlier, StreamPolicy) or earlier.inputs != model.policy.inputs:
         raise ConfigError(f"init: {path} was trained for other observations or actions: use one of the same env")
     if earlier.residual.hidden != model.policy.residual.hidden:
         raise ConfigError(f"init: {path} has policy_kwargs.hidden {earlier.residual.hidden}: set the same")
-    model.policy.load_state_dict(earlier.state_dict())
+    own, known = model.policy.state_dict(), earlier.state_dict()
+    # Where one has a twin and the other none, the value begins with another layer; the policies are the same.
+    fitting = {name: value for name, value in known.items() if value.shape == own[name].shape}
+    model.policy.load_state_dict({**own, **fitting})
+
+
+def _loaded(path: Path, envs: VecEnv | None = None) -> MaskablePPO:
+    try:
+        return MaskablePPO.load(path, envs, device="cpu", force_reset=True)
+    except (RuntimeError, ValueError) as error:
+        # What torch says of weights that do not fit, and SB3 of observations.
+        why = f"{path} has another network than this version makes ({one_line(error)}): train anew"
+        raise ConfigError(why) from error
 
 
 class _Rollouts(BaseCallback):

@@ -1,6 +1,6 @@
 """Live: what blocks of runs on real lanes say, in the same figures as the simulated comparison."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -66,8 +66,11 @@ class Block(Protocol):
         ...
 
 
-def table(blocks: Sequence[Block], rival: str) -> Table:
-    """The comparison, paired by block; those in which the machine paused are left out."""
+def table(blocks: Sequence[Block], rival: str, figure: str) -> Table:
+    """The comparison, paired by block; those in which the machine paused are left out.
+
+    figure: of `Figures`, the one by which policies are judged (`judged`).
+    """
     sound = [block for block in blocks if block.steady]
     cells = []
     for scenario in dict.fromkeys(block.scenario for block in sound):
@@ -75,7 +78,16 @@ def table(blocks: Sequence[Block], rival: str) -> Table:
         for name in own[0].runs:
             made = [figures(block.runs[name].requests) for block in own]
             cells.append(Cell(scenario, name, [block.number for block in own], made))
-    return Table(rival, cells)
+    return Table(rival, cells, figure)
+
+
+def judged(policies: Iterable[str]) -> str:
+    """The figure that all these policies, by folder or name, are judged by; the cost where they differ.
+
+    Raises `ConfigError` and `PolicyError`.
+    """
+    found = {figure(store.card(store.find(each))) for each in policies}
+    return found.pop() if len(found) == 1 else "cost"
 
 
 def figures(requests: Sequence[Ended]) -> Figures:

@@ -2,13 +2,16 @@
 
 One encoder is shared by all rows (pairs or lanes) and pooled over those present, so no weight depends on their number:
 
-    e_j = tanh(W2 tanh(W1 [row_j, request, context] + b1) + b2)         c = [mean_j e_j, max_j e_j]
+    x_j = ([row_j, request, context] - mean) / std
+    e_j = tanh(W2 tanh(W1 x_j + b1) + b2)                               c = [mean_j e_j, max_j e_j]
     logits_jk = tau * prior_jk + kappa * tanh(W4 tanh(W3 [e_j, c] + b3) + b4)_k
     prior_jk = score_j + [j is FlowGuard's choice] - penalty * [k != 0]
-    value = V2 tanh(V1 c + bv1) + bv2
+    value = V2 tanh(V1 [c', twin] + bv1) + bv2
 
-W4 and b4 start at 0: the untrained policy is the heuristic. `streamserve.policy.network` is the same in numpy,
-for serving.
+W4 and b4 start at 0: the untrained policy is the heuristic. The value has an encoder of its own, whose pool is c' (what
+shares one with the policy disturbs it, arXiv 2006.05990), and sees what the policy may not: the context of the twin,
+where there is one (asymmetric actor-critic, arXiv 1710.06542). `streamserve.policy.network` is the policy in numpy,
+for serving, with mean and std within W1 and b1.
 """
 
 from collections.abc import Mapping
@@ -25,9 +28,13 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import nn
 
 from agents.recipe import Residual
+from agents.statistics import Values
 from streamserve.policy.lane_codec import LANES
 from streamserve.policy.layout import PAIRS
 from streamserve.policy.network import Weights
+
+TWIN = "twin"
+"""The array of an observation that only the value sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,33 +94,47 @@ def heuristic_action(inputs: Inputs, observation: Mapping[str, NDArray[np.float3
 
 
 class Encoder(BaseFeaturesExtractor):
-    """Observation -> (B, P * (H + 1 + K) + 2 H): rows encoded, whether present, their prior, and the pool."""
+    """Rows encoded, and their pool."""
 
-    def __init__(self, observation_space: spaces.Dict, inputs: Inputs, residual: Residual) -> None:
-        rows = _shape(observation_space, inputs.rows)[0]
-        hidden = residual.hidden
-        super().__init__(observation_space, rows * (hidden + inputs.choices) + 2 * hidden)
-        self.inputs, self.residual = inputs, residual
+    def __init__(self, observation_space: spaces.Dict, inputs: Inputs, hidden: int, width: int) -> None:
+        super().__init__(observation_space, width)
+        self.inputs = inputs
         self.first = nn.Linear(inputs.features, hidden)
         self.second = nn.Linear(hidden, hidden)
-        penalty = torch.full((inputs.choices,), residual.penalty)
-        penalty[0] = 0.0
-        self.register_buffer("penalty", penalty, persistent=False)
+        self.register_buffer("mean", torch.zeros(inputs.features))
+        self.register_buffer("std", torch.ones(inputs.features))
 
-    def forward(self, observations: dict[str, Any]) -> Any:
+    def encode(self, observations: Mapping[str, Any]) -> tuple[Any, Any]:
+        """(B, P, H) and (B, 2 H)."""
         inputs = self.inputs
         rows = observations[inputs.rows]
         count = rows.shape[1]
         vectors = [observations[name].unsqueeze(1).expand(-1, count, -1) for name in inputs.vectors]
-        encoded = torch.tanh(self.first(torch.cat([rows, *vectors], dim=2)))
-        encoded = torch.tanh(self.second(encoded))
+        standard = (torch.cat([rows, *vectors], dim=2) - self.mean) / self.std
+        encoded = torch.tanh(self.second(torch.tanh(self.first(standard))))
         present = rows[:, :, inputs.present].unsqueeze(2) > 0.5
         there = present.any(dim=1)
         mean = (encoded * present).sum(dim=1) / present.sum(dim=1).clamp(min=1)
         # After the end of an episode there is no row; a tanh is never below -1.
         most = encoded.masked_fill(~present, -1.0).amax(dim=1) * there
-        prior = self._prior(rows)
-        return torch.cat([encoded.flatten(1), prior.flatten(1), mean, most], dim=1)
+        return encoded, torch.cat([mean, most], dim=1)
+
+
+class Actor(Encoder):
+    """Observation -> (B, P * (H + K) + 2 H): rows encoded, their prior, and the pool."""
+
+    def __init__(self, observation_space: spaces.Dict, inputs: Inputs, residual: Residual) -> None:
+        rows, hidden = _shape(observation_space, inputs.rows)[0], residual.hidden
+        super().__init__(observation_space, inputs, hidden, rows * (hidden + inputs.choices) + 2 * hidden)
+        self.residual = residual
+        penalty = torch.full((inputs.choices,), residual.penalty)
+        penalty[0] = 0.0
+        self.register_buffer("penalty", penalty, persistent=False)
+
+    def forward(self, observations: dict[str, Any]) -> Any:
+        encoded, pool = self.encode(observations)
+        prior = self._prior(observations[self.inputs.rows])
+        return torch.cat([encoded.flatten(1), prior.flatten(1), pool], dim=1)
 
     def _prior(self, rows: Any) -> Any:
         inputs = self.inputs
@@ -122,20 +143,33 @@ class Encoder(BaseFeaturesExtractor):
         return self.residual.tau * (own.unsqueeze(2) - self.penalty)
 
 
-class Heads(nn.Module):  # type: ignore[misc]
-    """What SB3 calls the MLP extractor: the encoder's output -> all logits (B, P * K), and the latent of the value."""
+class Critic(Encoder):
+    """Observation -> (B, 2 H + T): the pool, and the twin's context."""
 
-    def __init__(self, inputs: Inputs, residual: Residual) -> None:
+    def __init__(self, observation_space: spaces.Dict, inputs: Inputs, hidden: int) -> None:
+        self.twin = _shape(observation_space, TWIN)[0] if TWIN in observation_space.spaces else 0
+        super().__init__(observation_space, inputs, hidden, 2 * hidden + self.twin)
+
+    def forward(self, observations: dict[str, Any]) -> Any:
+        _, pool = self.encode(observations)
+        if not self.twin:
+            return pool
+        # The context is the last of what is standardised, and the twin's is like it.
+        twin = (observations[TWIN] - self.mean[-self.twin :]) / self.std[-self.twin :]
+        return torch.cat([pool, twin], dim=1)
+
+
+class Heads(nn.Module):  # type: ignore[misc]
+    """What SB3 calls the MLP extractor: encoded -> all logits (B, P * K), and the latent of the value."""
+
+    def __init__(self, inputs: Inputs, residual: Residual, critic: Critic) -> None:
         super().__init__()
         hidden = residual.hidden
         self.inputs, self.residual = inputs, residual
         self.third = nn.Linear(3 * hidden, hidden)
         self.fourth = nn.Linear(hidden, inputs.choices)
-        self.value = nn.Linear(2 * hidden, hidden)
+        self.value = nn.Linear(critic.features_dim, hidden)
         self.latent_dim_pi, self.latent_dim_vf = inputs.choices, hidden
-
-    def forward(self, features: Any) -> tuple[Any, Any]:
-        return self.forward_actor(features), self.forward_critic(features)
 
     def forward_actor(self, features: Any) -> Any:
         hidden, choices = self.residual.hidden, self.inputs.choices
@@ -147,7 +181,7 @@ class Heads(nn.Module):  # type: ignore[misc]
         return prior + self.residual.kappa * torch.tanh(self.fourth(inner)).flatten(1)
 
     def forward_critic(self, features: Any) -> Any:
-        return torch.tanh(self.value(features[:, -2 * self.residual.hidden :]))
+        return torch.tanh(self.value(features))
 
 
 class StreamPolicy(MaskableActorCriticPolicy):
@@ -167,15 +201,19 @@ class StreamPolicy(MaskableActorCriticPolicy):
             observation_space,
             action_space,
             lr_schedule,
-            features_extractor_class=Encoder,
+            features_extractor_class=Actor,
             features_extractor_kwargs={"inputs": self.inputs, "residual": self.residual},
+            share_features_extractor=False,
             **kwargs,
         )
 
     def _build_mlp_extractor(self) -> None:
-        self.mlp_extractor = Heads(self.inputs, self.residual)
+        self.mlp_extractor = Heads(self.inputs, self.residual, self.vf_features_extractor)
 
     def _build(self, lr_schedule: Schedule) -> None:
+        # SB3 has made a second actor for it.
+        observations: Any = self.observation_space
+        self.vf_features_extractor = Critic(observations, self.inputs, self.residual.hidden)
         super()._build(lr_schedule)
         self.action_net = nn.Identity()
         with torch.no_grad():
@@ -190,13 +228,22 @@ class StreamPolicy(MaskableActorCriticPolicy):
             del parameters[ours]
         return {**parameters, "residual": self.residual}
 
+    def standardise(self, mean: Values, std: Values) -> None:
+        """Of [row, request, context], as they will be: for a policy that has learned nothing yet."""
+        for encoder in (self.pi_features_extractor, self.vf_features_extractor):
+            encoder.mean.copy_(torch.as_tensor(mean))
+            encoder.std.copy_(torch.as_tensor(std))
+
     def weights(self) -> Weights:
         """What serving needs; the value is for training only."""
-        encoder, heads = self.features_extractor, self.mlp_extractor
+        encoder, heads = self.pi_features_extractor, self.mlp_extractor
         layers: dict[str, Any] = {}
         for number, layer in enumerate((encoder.first, encoder.second, heads.third, heads.fourth), 1):
             layers[f"W{number}"] = layer.weight.detach().cpu().numpy().copy()
             layers[f"b{number}"] = layer.bias.detach().cpu().numpy().copy()
+        mean, std = (each.double().cpu().numpy() for each in (encoder.mean, encoder.std))
+        of_raw = layers["W1"] / std
+        layers["W1"], layers["b1"] = of_raw.astype(np.float32), (layers["b1"] - of_raw @ mean).astype(np.float32)
         residual = self.residual
         return Weights(**layers, tau=residual.tau, kappa=residual.kappa, penalty=residual.penalty)
 

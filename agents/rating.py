@@ -5,12 +5,14 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.folder import Folder, write
+from agents.network import TWIN
 from agents.recipe import Trials
 from agents.statistics import estimate
-from agents.trial import Act, Episode, MakeEnv, gains, heuristic, play
+from agents.trial import Act, Episode, MakeEnv, Observation, gains, heuristic, play
 
 
 class Rating(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -116,10 +118,13 @@ class Rater(BaseCallback):
 
 
 def greedy(policy: Any) -> Act:
-    """The likeliest action of a `StreamPolicy`."""
+    """The likeliest action of a `StreamPolicy`, without a twin."""
+    twin = policy.observation_space.spaces.get(TWIN)
 
-    def act(batch: Any, masks: Any) -> Sequence[Any]:
-        actions: Sequence[Any] = policy.predict(batch, deterministic=True, action_masks=masks)[0]
+    def act(batch: Observation, masks: NDArray[np.bool_]) -> Sequence[Any]:
+        # Only the value reads it, and that is not asked.
+        unseen = {} if twin is None else {TWIN: np.zeros((len(masks), *twin.shape), np.float32)}
+        actions: Sequence[Any] = policy.predict({**batch, **unseen}, deterministic=True, action_masks=masks)[0]
         return actions
 
     return act

@@ -70,6 +70,8 @@ class Recipe(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A checkpoint of an earlier run to begin with instead of the heuristic: its folder with `model.zip`."""
     twin: bool = True
     """Whether the reward is what the policy gains on the heuristic over the same arrivals; in simulation only."""
+    shaping: bool = True
+    """With a twin: whether deadlines that are expected to be missed cost from the decision on (`agents.potential`)."""
     trials: Trials = msgspec.field(default_factory=Trials)
 
     @property

@@ -20,6 +20,8 @@ class Record:
     reward: float = 0.0
     """As the learner gets it."""
     twin_reward: float = 0.0
+    shaping: float = 0.0
+    """Of the reward."""
     costs: dict[str, float] = field(default_factory=lambda: dict.fromkeys(COSTS, 0.0))
     """Unweighted: seconds before and after first tokens, deadlines passed, failures."""
     agreed: float = 0.0
@@ -56,6 +58,7 @@ class Recorder(gym.Wrapper[Any, Any, Any, Any]):
         record.steps += 1
         record.reward += float(reward)
         record.twin_reward += info.get("twin_reward", 0.0)
+        record.shaping += info.get("shaping", 0.0)
         for cost in COSTS:
             record.costs[cost] += info[f"cost/{cost}"]
         record.agreed += _agreement(action, self._heuristic)
@@ -101,6 +104,7 @@ def merged(records: list[Record]) -> Record:
         whole.steps += each.steps
         whole.reward += each.reward
         whole.twin_reward += each.twin_reward
+        whole.shaping += each.shaping
         for cost in COSTS:
             whole.costs[cost] += each.costs[cost]
         whole.agreed += each.agreed

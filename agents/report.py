@@ -24,8 +24,8 @@ FIGURES = {
 def text(table: Table) -> str:
     """The report in Markdown."""
     parts = [
-        f"Shares of {table.rival}'s figures that each policy saves (of SLO attainment: by which it has more), mean of "
-        f"paired episodes with the 95 % bootstrap interval; above 0 is better than {table.rival}."
+        f"Shares of {table.rival}'s figures that each policy saves (of SLO attainment: by which it has more), over all "
+        f"paired episodes together, with the 95 % bootstrap interval; above 0 is better than {table.rival}."
     ]
     if table.bound is not None:
         parts.append(_explained(table.bound))

@@ -11,7 +11,7 @@ CAPACITY = 8192
 
 
 class Samples:
-    """Keeps every n-th observation, and every 2n-th as soon as there are too many."""
+    """Keeps every n-th observation, and every 2n-th as soon as there are too many; of each what a policy reads."""
 
     def __init__(self, inputs: Inputs, capacity: int = CAPACITY) -> None:
         self._inputs = inputs
@@ -24,7 +24,8 @@ class Samples:
         """Observations as environments stack them: array -> (B, ...)."""
         for number in range(len(batch[self._inputs.rows])):
             if self._seen % self._every == 0:
-                self._kept.append({name: values[number].copy() for name, values in batch.items()})
+                names = (self._inputs.rows, *self._inputs.vectors)
+                self._kept.append({name: batch[name][number].copy() for name in names})
                 if len(self._kept) > self._capacity:
                     self._kept = self._kept[::2]
                     self._every *= 2

@@ -41,7 +41,8 @@ def scalars(record: Record, weights: Mapping[str, float]) -> dict[str, float]:
     tags["reward/own"] = sum(tags.values())
     if record.twin_reward:
         tags["reward/twin"] = record.twin_reward / steps
-        tags["reward/twin_gain"] = record.reward / steps
+        tags["reward/twin_gain"] = (record.reward - record.shaping) / steps
+        tags["reward/shaping"] = record.shaping / steps
     tags["route/heuristic_agreement"] = record.agreed / steps
     tags["route/invalid_actions"] = record.invalid / steps
     if record.drafted:

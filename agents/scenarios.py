@@ -8,6 +8,8 @@ from streamserve.errors import ConfigError
 
 FIRST_SEED = 2_000_000
 """Of comparisons; training and its own comparisons use lower ones."""
+OUTPUT_SHARE = (0.2, 1.0)
+"""Of its `max_tokens`, how much a request generates: as in serving, nobody knows it before."""
 Settings = Mapping[str, Any]
 
 
@@ -41,7 +43,7 @@ def scenarios(config: Config, requests: int) -> dict[str, Settings]:
         for lanes in (3, 5, 6):
             each[f"{lanes} lanes"] = {"load": 0.8, "randomise": {"lanes": (lanes, lanes)}}
         each["5 unlike lanes"] = {"load": 0.8, "randomise": {"lanes": (5, 5), "speed": (0.4, 1.6)}}
-    return {name: {"requests": requests, "drain": True, **settings} for name, settings in each.items()}
+    return {name: _whole(settings, requests) for name, settings in each.items()}
 
 
 def chosen(known: Mapping[str, Settings], names: Sequence[str]) -> dict[str, Settings]:
@@ -53,5 +55,10 @@ def chosen(known: Mapping[str, Settings], names: Sequence[str]) -> dict[str, Set
 
 def of_texts(folder: str, arrivals: Sequence[str], requests: int) -> dict[str, Settings]:
     """Scenarios of prompt sets, under each of the arrival processes."""
-    shared = {"workload": folder, "load": 0.8, "requests": requests, "drain": True}
-    return {f"prompts, {process}": {**shared, "arrivals": process} for process in arrivals}
+    shared = {"workload": folder, "load": 0.8}
+    return {f"prompts, {process}": _whole({**shared, "arrivals": process}, requests) for process in arrivals}
+
+
+def _whole(settings: Settings, requests: int) -> Settings:
+    randomise = {"output_share": OUTPUT_SHARE, **settings.get("randomise", {})}
+    return {"requests": requests, "drain": True, **settings, "randomise": randomise}

@@ -47,6 +47,19 @@ def iqm(values: Values) -> Values:
     return result
 
 
+def relative(gained: Values, base: Values, least: float) -> Values:
+    """By pair, what was gained of what there was; the mean of these values is the ratio of both sums.
+
+    A mean of the pairs' own ratios would be moved by noise alone, and by a single pair of a tiny base. The values are
+    linearised, so that they vary as the ratio of the sums does (Cochran 1977, Sampling Techniques, chapter 6): pairs
+    that all gain the same share have the same value, however unlike they are. least: of the mean base.
+    """
+    whole = max(float(base.mean()), least)
+    share = gained.mean() / whole
+    found: Values = share + (gained - share * (base + (whole - base.mean()))) / whole
+    return found
+
+
 def estimate(
     strata: Sequence[Sequence[float] | Values],
     rng: np.random.Generator,

@@ -10,6 +10,7 @@ import msgspec
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import CallbackList
 from stable_baselines3.common.logger import HParam, configure
+from stable_baselines3.common.vec_env import VecEnv
 
 from agents import environments, export, learner
 from agents.folder import RUNS, Begun, Folder, free_name
@@ -20,6 +21,8 @@ from agents.rating import Rater, Rating
 from agents.recipe import Recipe
 from agents.report import curve
 from agents.scalars import Scalars
+from agents.seeds import stream
+from agents.standard import standard, steps
 from agents.statistics import Estimate
 from streamserve.errors import ConfigError
 
@@ -84,7 +87,7 @@ def _run(folder: Folder, recipe: Recipe, seed: int, checkpoint: Path | None, hel
         f"watch it with streamserve tensorboard --logdir {folder.path.parent}"
     )
     try:
-        model = learner.learner(recipe, envs, seed) if checkpoint is None else learner.resumed(checkpoint, envs, seed)
+        model = _fresh(recipe, envs, seed, helpers) if checkpoint is None else learner.resumed(checkpoint, envs, seed)
         model.set_logger(configure(str(folder.path), ["tensorboard"]))
         try:
             return _learn(model, folder, recipe, seed, helpers)
@@ -92,6 +95,19 @@ def _run(folder: Folder, recipe: Recipe, seed: int, checkpoint: Path | None, hel
             model.logger.close()
     finally:
         envs.close()
+
+
+def _fresh(recipe: Recipe, envs: VecEnv, seed: int, helpers: Helpers) -> MaskablePPO:
+    model = learner.learner(recipe, envs, seed)
+    if recipe.init is None and recipe.plant == "sim":
+        env = environments.make(recipe, helpers.extra)
+        try:
+            # After the seeds of the training's own environments.
+            first_seed = stream(seed) + recipe.n_envs
+            model.policy.standardise(*standard(env, model.policy.inputs, steps(recipe.n_timesteps), first_seed))
+        finally:
+            env.close()
+    return model
 
 
 def _learn(model: MaskablePPO, folder: Folder, recipe: Recipe, seed: int, helpers: Helpers) -> Outcome:

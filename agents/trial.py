@@ -9,12 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from agents.network import Inputs, heuristic_action
+from agents.statistics import relative
 from streamserve.types import Result
 
 Observation = Mapping[str, NDArray[np.float32]]
 Act = Callable[[Observation, NDArray[np.bool_]], Sequence[Any]]
 """A batch of observations and their masks -> an action for each."""
 MakeEnv = Callable[[], gym.Env[Any, Any]]
+TINY = 1e-9
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,5 +77,7 @@ def heuristic(make: MakeEnv) -> Act:
 
 
 def gains(costs: Sequence[float], rival_costs: Sequence[float]) -> list[float]:
-    """Of costs by seed, the share of the rival's that is saved: 0.05 = 5 % better."""
-    return [1 - ours / theirs for ours, theirs in zip(costs, rival_costs, strict=True)]
+    """Of costs by seed, the share of the rival's that is saved, as `relative` has it: 0.05 = 5 % better."""
+    ours, theirs = np.asarray(costs, np.float64), np.asarray(rival_costs, np.float64)
+    saved: list[float] = relative(theirs - ours, theirs, TINY).tolist()
+    return saved

@@ -9,7 +9,7 @@ from streamserve.errors import Undecided
 from streamserve.flowguard.flowguard import FlowGuard
 from streamserve.policy.codec import Codec
 from streamserve.policy.question import Answer, Question
-from streamserve.policy.rhythm import Rhythm
+from streamserve.policy.rhythm import Beat, Rhythm
 from streamserve.signals import Signals
 from streamserve.types import Decision, Request, Result
 
@@ -24,6 +24,8 @@ class Asked:
     signals: Signals
     cost: Cost
     """Since the decision before."""
+    expected_missed: float
+    """Deadlines, by the requests that were decided before."""
 
     @property
     def request(self) -> Request:
@@ -38,17 +40,27 @@ class Inquiry:
         self._codec = codec
         self._ledger = ledger
         self._rhythm = Rhythm()
+        self._beat = Beat()
+        self._beaten: str | None = None
+        """The request of the last beat: one that is asked about again has not come again."""
 
     def about(self, request: Request, signals: Signals) -> Asked:
         """The decision to take now. Raises `NoLane`."""
         assessment = self.flowguard.assess(request, signals)
         best = self.flowguard.best(assessment)
-        question = self._codec.question(assessment, best, signals, self._rhythm.beat(signals.at_s))
-        return Asked(question, signals, self._ledger.settle(signals.at_s))
+        if request.id != self._beaten:
+            self._beaten, self._beat = request.id, self._rhythm.beat(signals.at_s)
+        question = self._codec.question(assessment, best, signals, self._beat)
+        cost = self._ledger.settle(signals.at_s)
+        return Asked(question, signals, cost, self._ledger.expected_missed)
 
     def decide(self, asked: Asked, answer: Answer) -> Decision:
         """The answer as a decision."""
-        return self._codec.decide(self.flowguard, asked.question, answer, ROUTER)
+        decision = self._codec.decide(self.flowguard, asked.question, answer, ROUTER)
+        if (predicted := decision.prediction) is not None:
+            waited_s = asked.question.assessment.view.waited_s
+            self._ledger.expect(asked.request.id, waited_s + predicted.ttft_s, predicted.tpot_s)
+        return decision
 
 
 class WaitingRouter:

@@ -184,6 +184,7 @@ class Environment(gymnasium.Env[Observation, A], Generic[A]):
             "cost/decode": cost.decode_s,
             "cost/slo": cost.slo,
             "cost/failures": cost.failures,
+            "expected_missed": self._now.expected_missed,
             "dt": dt_s,
             "invalid_actions": self._invalid,
             "heuristic": self._heuristic(self._now),

@@ -83,6 +83,8 @@ class Ticked:
     mask: Mask
     cost: Cost
     """Since the tick before."""
+    expected_missed: float = 0.0
+    """Nothing is expected of requests that the agent does not route."""
 
 
 class Ticking:

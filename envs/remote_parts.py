@@ -28,6 +28,8 @@ class RemoteAsked:
     signals: Signals
     cost: Cost
     """Since the decision before."""
+    expected_missed: float = 0.0
+    """The server does not tell what it predicts."""
 
 
 class RemoteRouting(RemoteStage):

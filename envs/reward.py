@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import msgspec
 
+from envs.expectation import chance
 from streamserve.types import Finish, Request, Result, Slo
 
 
@@ -62,6 +63,15 @@ class _Open:
     first_s: float | None = None
     missed_ttft: bool = False
     missed_tpot: bool = False
+    ttft_chance: float = 0.0
+    tpot_chance: float = 0.0
+    """That it misses either, once it is routed."""
+
+    @property
+    def expected_missed(self) -> float:
+        """Deadlines to be booked yet."""
+        ttft = 0.0 if self.missed_ttft or self.first_s is not None else self.ttft_chance
+        return ttft if self.missed_tpot else ttft + self.tpot_chance
 
 
 class Ledger:
@@ -93,6 +103,11 @@ class Ledger:
         """Requests that arrived and did not end."""
         return self._waiting + self._decoding
 
+    @property
+    def expected_missed(self) -> float:
+        """Deadlines that requests in the system will miss, as `expect` was told, beside those that are booked."""
+        return sum(each.expected_missed for each in self._open.values())
+
     def arrived(self, request: Request, slo: Slo) -> None:
         """A request counts from its arrival on. slo: what it is held to."""
         self.arrivals += 1
@@ -101,6 +116,13 @@ class Ledger:
         self._ttft_s += self._at_s - request.arrived_s
         if slo.ttft_s is not None:
             heappush(self._deadlines, (request.arrived_s + slo.ttft_s, request.id, True))
+
+    def expect(self, request_id: str, ttft_s: float, tpot_s: float) -> None:
+        """What is predicted of a request where it is sent; its time to first token counts from its arrival."""
+        known = self._open.get(request_id)
+        if known is not None:
+            known.ttft_chance = chance(ttft_s, known.slo.ttft_s)
+            known.tpot_chance = chance(tpot_s, known.slo.tpot_s if known.max_tokens > 1 else None)
 
     def first_token(self, request_id: str, at_s: float) -> None:
         """It decodes from then on; does nothing when it has ended, as it has with its only piece of output."""

@@ -42,6 +42,7 @@ def draw(settings: Settings, calibration: Calibration | None, source: Source, rn
             lane.id: math.exp(float(rng.uniform(math.log(low), math.log(high)))) * speeds.get(lane.id, 1.0)
             for lane in config.lanes
         }
+    share = ranges.output_share or (1.0, 1.0)
     load = _one(ranges.load, settings.load, rng)
     rate = settings.rate
     if rate is None and settings.url is not None:
@@ -49,12 +50,12 @@ def draw(settings: Settings, calibration: Calibration | None, source: Source, rn
         rate = 1.0
     elif rate is None:
         assert calibration is not None, "Settings.checked wants a rate of live environments"
-        means = Lengths(source.means.prompt_tokens * length_scale, source.means.output_tokens * length_scale)
+        output_tokens = source.means.output_tokens * length_scale * sum(share) / 2
+        means = Lengths(source.means.prompt_tokens * length_scale, output_tokens)
         rate = load * capacity(config, calibration, means, speeds)
     rate *= settings.rate_scale
     about_s = settings.horizon_s or settings.requests / rate
     options = replace(_options(settings, config, about_s, rng), seed=sim_seed, speeds=speeds)
-    share = ranges.output_share or (1.0, 1.0)
     slo = _slo(settings)
     return Scenario(config, options, Traffic(source, process, rate, traffic_seed, length_scale, share, slo))
 

@@ -65,7 +65,7 @@ class Session:
                 reason = next((done.result() for done in tasks if done.done()), None)
             finally:
                 self._over = True
-                end = End(now(), self._ledger.settle(now()), reason)
+                end = End(now(), self._ledger.settle(now()), reason, self._ledger.expected_missed)
                 for task in (*tasks, *self._readers):
                     task.cancel()
                 await asyncio.gather(*tasks, *self._readers, return_exceptions=True)

@@ -24,6 +24,8 @@ class End:
     """Since the last question."""
     reason: str | None = None
     """Why it was cut off; None = all requests have ended."""
+    expected_missed: float = 0.0
+    """Deadlines, by the requests that are left."""
 
 
 @dataclass(frozen=True, slots=True)

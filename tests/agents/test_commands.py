@@ -18,6 +18,7 @@ from streamserve import cli
 from streamserve.bench import contrast
 from streamserve.errors import ConfigError, SetupError
 from streamserve.policy import store
+from streamserve.policy.card import Deadlines
 from tests.agents.test_live import BLOCKS
 from tests.policy.policies import make_card, make_weights
 
@@ -105,6 +106,20 @@ def policy(tmp_path: Path) -> Path:
     return tmp_path / "mine"
 
 
+def test_a_policy_for_deadlines_is_judged_by_those_it_meets_on_real_lanes_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def measure(given: contrast.Contrast, told: Any) -> list[Any]:
+        return [replace(each, runs={"flowguard": each.runs["flowguard"], "mine": each.runs["test"]}) for each in BLOCKS]
+
+    store.save(tmp_path / "mine", make_card("route", name="mine", deadlines=Deadlines(3.0, 0.1)), make_weights("route"))
+    monkeypatch.setattr(contrast, "measure", measure)
+    line = ["evaluate", str(tmp_path / "mine"), "--live", "--prompts", "texts", "--out", str(tmp_path / "out")]
+    result = RUNNER.invoke(cli.app, line)
+    assert result.exit_code == 0, result.output
+    assert "interquartile mean of the gain in SLO met" in result.stdout and "learning loses in none" in result.stdout
+
+
 def test_a_live_evaluation_is_reported_kept_and_written_into_the_card(
     policy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -117,24 +132,14 @@ def test_a_live_evaluation_is_reported_kept_and_written_into_the_card(
 
     monkeypatch.setattr(contrast, "measure", measure)
     out = policy.parent / "out"
-    options = [
-        "--scenarios",
-        "bursts",
-        "--repeats",
-        "4",
-        "--loads",
-        "0.5,0.8",
-        "--capacity",
-        "1.5",
-        "--prompts",
-        "texts",
-    ]
+    options = ["--repeats", "4", "--loads", "0.5,0.8", "--capacity", "1.5", "--prompts", "texts"]
     line = ["evaluate", str(policy), "--live", *options, "--length-scale", "0.5", "--out", str(out), "--write-scores"]
     result = RUNNER.invoke(cli.app, line)
     assert result.exit_code == 0, result.output
     (given,) = asked
     assert given.systems == {"flowguard": "flowguard", "mine": f"flowguard+policy={policy}"}
-    assert (list(given.scenarios), given.repeats, given.requests) == (["bursts, 0.5", "bursts, 0.8"], 4, 64)
+    assert (len(given.scenarios), given.repeats, given.requests) == (8, 4, 64)
+    assert {"bursts, 0.5", "bursts, 0.8"} < set(given.scenarios)
     assert (given.capacity, given.length_scale, given.prompts) == (1.5, 0.5, Path("texts"))
     assert "**learning loses in 1 of 2**" in result.stdout and "one run" in result.stderr
     assert (out / "report.md").read_text() in result.stdout
@@ -147,9 +152,32 @@ def test_a_live_evaluation_that_cannot_be_is_refused(policy: Path, options: list
     assert isinstance(result.exception, ConfigError)
 
 
-def test_scores_are_written_for_one_policy_at_a_time() -> None:
-    result = RUNNER.invoke(cli.app, ["evaluate", "one", "two", "--write-scores"])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["two"], "one by one"),
+        (["--scenarios", "bursts"], "leave --scenarios out"),
+        (["--live", "--prompts", "texts", "--scenarios", "bursts"], "leave --scenarios out"),
+        (["--seeds", "5"], "--seeds 6 or more"),
+    ],
+)
+def test_scores_that_would_say_too_much_are_not_written(options: list[str], message: str) -> None:
+    result = RUNNER.invoke(cli.app, ["evaluate", "one", *options, "--write-scores"])
+    assert isinstance(result.exception, ConfigError) and message in str(result.exception)
+
+
+@pytest.mark.parametrize("few", [["--seeds", "10"], ["--jobs", "1"], ["--oracle-of", "p99"], ["--arrivals", "poisson"]])
+def test_options_of_simulated_lanes_are_refused_on_real_ones(few: list[str]) -> None:
+    result = RUNNER.invoke(cli.app, ["evaluate", "one", "--live", "--prompts", "texts", *few])
     assert isinstance(result.exception, ConfigError)
+    assert str(result.exception).startswith(f"{few[0]}: of simulated lanes, and these are real")
+
+
+def test_options_of_real_lanes_are_refused_on_simulated_ones() -> None:
+    for few in (["--repeats", "8"], ["--loads", "0.8"], ["--capacity", "2"], ["--length-scale", "1"]):
+        result = RUNNER.invoke(cli.app, ["evaluate", "one", *few])
+        assert isinstance(result.exception, ConfigError)
+        assert str(result.exception).startswith(f"{few[0]}: of real lanes, and these are simulated")
 
 
 def test_tensorboard_serves_this_machine_alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

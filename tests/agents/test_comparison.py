@@ -66,6 +66,29 @@ def test_more_slo_attainment_is_a_gain() -> None:
     assert Table(RIVAL, cells).gains("s", "mine", "slo_share") == pytest.approx([0.2, 0.2])
 
 
+def shares(name: str, values: list[float]) -> Cell:
+    return Cell("s", name, list(range(len(values))), [Figures(1, 1, 1, 1, 0.1, each, 0.0) for each in values])
+
+
+def test_an_episode_in_which_nearly_everything_was_late_weighs_no_more_than_others() -> None:
+    made = Table(RIVAL, [shares(RIVAL, [0.01, 0.8, 0.9]), shares("mine", [0.11, 0.8, 0.9])], "slo_share")
+    # Ten times as many in one of three: 0.1 more of 1.71 in all.
+    assert made.gain("s", "mine").value == pytest.approx(0.1 / 1.71)
+
+
+def test_where_the_rival_meets_no_deadline_a_gain_is_reckoned_on_one_in_a_hundred() -> None:
+    made = Table(RIVAL, [shares(RIVAL, [0.0, 0.0]), shares("mine", [0.0, 0.02])], "slo_share")
+    assert made.gains("s", "mine") == pytest.approx([0.0, 2.0])
+
+
+def test_noise_alone_gains_nothing() -> None:
+    ours, theirs = np.random.default_rng(4).lognormal(0.0, 0.5, (2, 4000))
+    cells = [cell("s", RIVAL, theirs.tolist()), cell("s", "mine", ours.tolist())]
+    gain = Table(RIVAL, cells).gain("s", "mine")
+    assert gain.low < 0 < gain.high
+    assert np.mean(1 - ours / theirs) < -0.2, "as the mean of the episodes' own ratios would have it"
+
+
 def test_pictures_are_written(tmp_path: Path) -> None:
     report.forest(tmp_path / "cost.png", table())
     report.curve(tmp_path / "curve.png", "run", [1, 2], [table().gain("calm", "mine")] * 2)

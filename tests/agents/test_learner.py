@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -17,6 +18,8 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from agents.interruption import Interruption
 from agents.learner import learn, learner, resumed
 from agents.recipe import Recipe, Residual
+from agents.twin import Twin
+from streamserve.errors import ConfigError
 from tests.agents.toy import Toy
 
 RECIPE = Recipe(n_envs=4, n_steps=64, batch_size=128, n_epochs=2, learning_rate=1e-3, twin=False)
@@ -87,6 +90,38 @@ def test_the_same_seed_gives_the_same_policy() -> None:
         runs.append(parameters(model))
     assert same(runs[0], runs[1])
     assert not same(runs[0], runs[2])
+
+
+def beside_twins() -> DummyVecEnv:
+    return DummyVecEnv([lambda: Monitor(Twin(Toy(), Toy())) for _ in range(RECIPE.n_envs)])
+
+
+def test_what_inputs_are_standardised_by_outlives_a_resumption(tmp_path: Path) -> None:
+    model = learner(RECIPE, beside_twins(), seed=1)
+    width = model.policy.inputs.features
+    model.policy.standardise(np.full(width, 2.0), np.full(width, 3.0))
+    learn(model, 256, Nothing())
+    model.save(tmp_path / "model.zip")
+    again = resumed(tmp_path / "model.zip", beside_twins(), seed=1)
+    assert same(parameters(again), parameters(model))
+    for encoder in (again.policy.pi_features_extractor, again.policy.vf_features_extractor):
+        assert encoder.mean.eq(2.0).all() and encoder.std.eq(3.0).all()
+    assert np.array_equal(again.policy.weights().W1, model.policy.weights().W1)
+
+
+def test_a_run_without_a_twin_begins_with_the_policy_of_one_that_had_one(tmp_path: Path) -> None:
+    model = learner(RECIPE, beside_twins(), seed=1)
+    learn(model, 256, Nothing())
+    model.save(tmp_path / "model.zip")
+    alone = learner(msgspec.structs.replace(RECIPE, init=str(tmp_path)), toys(), seed=2)
+    ours, theirs = alone.policy.weights().arrays(), model.policy.weights().arrays()
+    assert all(np.array_equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_model_of_another_network_is_refused(tmp_path: Path) -> None:
+    learner(RECIPE, toys(), seed=1).save(tmp_path / "model.zip")
+    with pytest.raises(ConfigError, match="another network than this version makes"):
+        resumed(tmp_path / "model.zip", beside_twins(), seed=1)
 
 
 def test_ctrl_c_stops_between_steps_and_the_run_goes_on_from_there(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from agents import live
 from streamserve.errors import ConfigError
 from streamserve.policy import store
-from streamserve.policy.card import Score
+from streamserve.policy.card import Deadlines, Score
 from tests.policy.policies import make_card, make_weights
 
 
@@ -53,7 +53,7 @@ BLOCKS = [*(block(n, 0.1) for n in range(6)), *(block(n, -0.05 - 0.01 * n, "stea
 
 
 def test_gains_are_taken_within_blocks() -> None:
-    made = live.table(BLOCKS, "flowguard")
+    made = live.table(BLOCKS, "flowguard", "cost")
     # Blocks differ 32-fold, their gains not at all.
     gain = made.gain("bursts, 0.8", "test")
     assert (gain.low, gain.high) == pytest.approx((0.1, 0.1))
@@ -62,15 +62,25 @@ def test_gains_are_taken_within_blocks() -> None:
 
 def test_a_block_with_a_pause_is_left_out_whole() -> None:
     spoilt = [replace(BLOCKS[0], steady=False), *BLOCKS[1:]]
-    made = live.table(spoilt, "flowguard")
+    made = live.table(spoilt, "flowguard", "cost")
     assert made.cell("bursts, 0.8", "test").seeds == [1, 2, 3, 4, 5]
     text = live.text(made, spoilt)
     assert "1 of 12 blocks are left out" in text and "intervals are too narrow" in text
 
 
+def test_policies_are_judged_by_what_all_of_them_are_for(tmp_path: Path) -> None:
+    deadlines = Deadlines(3.0, 0.1)
+    for name, meant in (("quick", None), ("timely", deadlines), ("punctual", deadlines)):
+        store.save(tmp_path / name, make_card("route", name=name, deadlines=meant), make_weights("route"))
+    quick, timely, punctual = (str(tmp_path / name) for name in ("quick", "timely", "punctual"))
+    assert live.judged([timely, punctual]) == "slo_share"
+    assert live.judged([quick]) == live.judged([quick, timely]) == "cost"
+    assert "gain in SLO met" in live.text(live.table(BLOCKS, "flowguard", "slo_share"), BLOCKS)
+
+
 def test_nothing_left_is_said() -> None:
     paused = [replace(each, steady=False) for each in BLOCKS]
-    assert "Nothing is left to compare" in live.text(live.table(paused, "flowguard"), paused)
+    assert "Nothing is left to compare" in live.text(live.table(paused, "flowguard", "cost"), paused)
 
 
 def test_the_cost_is_time_and_failures() -> None:
@@ -80,7 +90,7 @@ def test_the_cost_is_time_and_failures() -> None:
 
 
 def test_the_report_says_where_learning_loses_and_how_far_it_was_followed(tmp_path: Path) -> None:
-    made = live.table(BLOCKS, "flowguard")
+    made = live.table(BLOCKS, "flowguard", "cost")
     live.keep(made, BLOCKS, tmp_path)
     text = (tmp_path / "report.md").read_text()
     assert "**learning loses in 1 of 2**: steady, 0.8" in text and "too narrow" not in text
@@ -90,7 +100,7 @@ def test_the_report_says_where_learning_loses_and_how_far_it_was_followed(tmp_pa
 
 def test_scores_on_real_lanes_stand_beside_those_of_the_simulation(tmp_path: Path) -> None:
     store.save(tmp_path, make_card("route"), make_weights("route"))
-    live.score(str(tmp_path), live.table(BLOCKS[:6], "flowguard"))
+    live.score(str(tmp_path), live.table(BLOCKS[:6], "flowguard", "cost"))
     card = store.load(tmp_path).card
     assert card.scores == make_card("route").scores
     (score,) = card.live
@@ -101,5 +111,5 @@ def test_scores_on_real_lanes_stand_beside_those_of_the_simulation(tmp_path: Pat
 def test_too_few_blocks_make_no_score(tmp_path: Path) -> None:
     store.save(tmp_path, make_card("route"), make_weights("route"))
     with pytest.raises(ConfigError, match="the fewest are 5"):
-        live.score(str(tmp_path), live.table(BLOCKS[:11], "flowguard"))
+        live.score(str(tmp_path), live.table(BLOCKS[:11], "flowguard", "cost"))
     assert store.load(tmp_path).card.live == []

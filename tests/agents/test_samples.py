@@ -24,6 +24,13 @@ def test_what_is_kept_is_spread_evenly_over_the_run() -> None:
     assert numbers[0] == 0 and numbers[-1] > 950
 
 
+def test_what_the_policy_does_not_read_is_left_out() -> None:
+    subject = samples(capacity=100)
+    seen, _, _ = random(np.random.default_rng(1), 5, 4, 1)
+    subject.add({**seen, "twin": seen["context"]})
+    assert set(subject.arrays()) == {"pairs", "request", "context"}
+
+
 def test_empty_rows_are_left_out() -> None:
     subject = samples(capacity=100)
     seen, _, _ = random(np.random.default_rng(1), 30, 4, 1)

@@ -58,6 +58,12 @@ def test_reward_terms_are_weighted_means_per_step() -> None:
     assert (tags["reward/twin"], tags["reward/twin_gain"]) == (-0.5, 0.25)
 
 
+def test_shaping_is_told_apart_from_what_is_gained() -> None:
+    shaped = Record(steps=4, reward=1.0, twin_reward=-2.0, shaping=3.0)
+    tags = scalars(merged([shaped, shaped]), WEIGHTS)
+    assert (tags["reward/twin_gain"], tags["reward/shaping"]) == (-0.5, 0.75)
+
+
 def test_latencies_are_those_of_finished_requests_and_shares_those_of_lanes() -> None:
     record = Record(steps=4, results=[result(0, 2.0), result(0, 3.0), result(1, 4.0), result(1, 99.0, Finish.ERROR)])
     tags = scalars(record, WEIGHTS)

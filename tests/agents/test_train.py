@@ -6,14 +6,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
+from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents import evaluate, rating, train
 from agents.environments import calibrated, make, training
 from agents.folder import Folder
-from agents.learner import learner
+from agents.learner import MODEL, learner
 from agents.rating import greedy
 from agents.recipe import Recipe, Residual, Trials
 from agents.served import served
@@ -89,6 +91,22 @@ def test_serving_decides_as_the_learner_does(run: Folder, lanes: dict[str, Any])
     envs.close()
 
 
+def test_inputs_are_standardised_before_the_first_update_unless_there_is_a_policy_to_begin_with(
+    run: Folder, lanes: dict[str, Any], tmp_path: Path
+) -> None:
+    first = load_model(run)
+    assert not first.policy.pi_features_extractor.mean.eq(0.0).all()
+    init = recipe(lanes, init=str(run.last), n_timesteps=32)
+    second = load_model(train.train(init, 1, "two", lambda _line: None, tmp_path).folder)
+    for name in ("mean", "std"):
+        ours, theirs = (getattr(each.policy.pi_features_extractor, name) for each in (second, first))
+        assert ours.equal(theirs)
+
+
+def load_model(run: Folder) -> MaskablePPO:
+    return MaskablePPO.load(run.last / MODEL, device="cpu")
+
+
 class Press(BaseCallback):
     def _on_step(self) -> bool:
         if self.num_timesteps == 40:
@@ -144,6 +162,13 @@ def test_an_evaluation_compares_and_writes_scores(run: Folder, lanes: dict[str, 
     assert table.policies == ["one", "cheapest", "random"]
     evaluate.keep(table, tmp_path / "out")
     assert "## one" in (tmp_path / "out" / "report.md").read_text()
+    with pytest.raises(ConfigError, match="wants 6 seeds"):
+        evaluate.score(str(run.best), table)
+    assert store.load(run.best).card.scores == []
+    # Intervals of three times the same episodes say nothing; they are written as others are.
+    table = msgspec.structs.replace(table, cells=[
+        msgspec.structs.replace(each, seeds=each.seeds * 3, figures=each.figures * 3) for each in table.cells
+    ])  # fmt: skip
     evaluate.score(str(run.best), table)
     scores = store.load(run.best).card.scores
     assert [score.scenario for score in scores] == ["busy", "slow lane", "5 lanes"]

@@ -74,6 +74,29 @@ def test_episodes_without_a_seed_are_new_ones_and_the_same_after_the_same_seed()
     assert rewards() == [first, second, third]
 
 
+class Counting(Toy):
+    """Its context tells the number of the decision."""
+
+    def _seen(self) -> dict[str, np.ndarray]:
+        seen = super()._seen()
+        seen["context"][0] = self.number
+        return seen
+
+
+def test_what_the_twin_has_come_to_is_observed() -> None:
+    env = Twin(Slow(Counting(requests=10), 1.0), Counting(requests=10))
+    seen, _ = env.reset(seed=6)
+    assert env.observation_space.contains(seen)
+    numbers = [(seen["context"][0], seen["twin"][0])]
+    for _ in range(10):
+        seen, *_ = env.step(0)
+        numbers.append((seen["context"][0], seen["twin"][0]))
+    own, twin = np.array(numbers).T
+    # The environment is a second slower with each decision, in which the twin takes some more.
+    assert own.tolist() == list(range(11))
+    assert twin[0] == 0 and (twin >= own).all() and twin[2] > own[2] and twin[-1] == 10
+
+
 def test_masks_are_those_of_the_environment() -> None:
     env = Twin(Toy(), Toy())
     env.reset(seed=1)

@@ -11,6 +11,7 @@ from envs.talk import Abandoned, Broken, End, Talk
 from streamserve.errors import NoLane, Undecided
 from streamserve.flowguard.flowguard import FlowGuard
 from streamserve.policy.codec import Codec
+from streamserve.policy.layout import CONTEXT
 from streamserve.policy.question import Answer
 from streamserve.types import LaneState
 from tests.fakes import make_request
@@ -49,6 +50,17 @@ def test_it_is_asked_once_and_decides_as_it_is_told(router: AskingRouter, asked:
     assert (decision.prefill, decision.decode, decision.max_depth) == (B, B, 2)
     ask(router)
     assert len(asked) == 2
+
+
+def test_a_request_that_is_asked_about_again_has_not_come_again(router: AskingRouter, asked: list[Asked]) -> None:
+    ask(router)
+    lost = lane(B, state=LaneState.LOST)
+    ask(router, ONE, signals(lane(A), lost, at_s=1.0))
+    ask(router, OTHER, signals(lane(A), lost, at_s=4.0))
+    first, again, other = (each.question.observation["context"] for each in asked)
+    fast, gap = CONTEXT.places["fast_rate_per_lane"], CONTEXT.places["gap_s"]
+    assert again[fast] == first[fast] < other[fast]
+    assert again[gap] == first[gap] == 0 < other[gap]
 
 
 def test_an_answer_is_for_the_question_that_stands(router: AskingRouter, asked: list[Asked]) -> None:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -59,6 +60,18 @@ def test_a_load_is_a_share_of_the_capacity() -> None:
     assert scenario.traffic.rate == pytest.approx(capacity(config(), CALIBRATION, Lengths(64, 16), {}))
     fixed = draw(settings.but({"rate": 3.0}), CALIBRATION, MADE_UP, np.random.default_rng(0))
     assert fixed.traffic.rate == 6.0
+
+
+def test_a_load_is_of_what_requests_generate_and_not_of_what_they_may() -> None:
+    settings = Settings.of(config=config(), workload="64:16", load=1.0, randomise={"output_share": [0.2, 0.8]})
+    scenario = draw(settings, CALIBRATION, MADE_UP, np.random.default_rng(0))
+    assert scenario.traffic.rate == pytest.approx(capacity(config(), CALIBRATION, Lengths(64, 8), {}))
+
+
+def test_a_lane_in_full_batches_pays_for_no_step_of_prompts_alone() -> None:
+    step = msgspec.structs.replace(CALIBRATION.step, prompt_s=10.0)
+    dearer = msgspec.structs.replace(CALIBRATION, step=step)
+    assert capacity(config(), dearer, Lengths(64, 16), {}) == capacity(config(), CALIBRATION, Lengths(64, 16), {})
 
 
 def test_the_configuration_s_slo_is_the_default() -> None:
