@@ -12,7 +12,7 @@ setup: ## Make .venv and prepare the embedded model (once; PYTHON= chooses the i
 	@exec scripts/setup.sh
 
 serve: setup ## Serve the embedded model (PORT=, CONFIG=, MODEL=, ARGS=)
-	@exec $(BIN)/streamserve serve $(if $(CONFIG),--config "$(CONFIG)") $(if $(MODEL),--set "model=$(MODEL)") \
+	@exec $(BIN)/streamserve serve $(if $(MODEL),"$(MODEL)") $(if $(CONFIG),--config "$(CONFIG)") \
 		$(if $(PORT),--set "server.port=$(PORT)") $(ARGS)
 
 test: setup ## Run every test (ARGS="-m 'not live'" leaves out those on real engines)

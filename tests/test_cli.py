@@ -113,6 +113,18 @@ def test_serve_takes_what_was_picked_here_for_the_model_and_says_so(served: list
     assert served[0].engine.max_running == 16
 
 
+def test_serve_looks_up_the_model_that_is_set(served: list[Config]) -> None:
+    for model, pairs in (("embedded", "own"), ("my/model", "[[lane-0, lane-1]]")):
+        made = picked.Picked("cpu-pair", [f"pairs={pairs}"], "", "2026-11-23")
+        picked.write(picked.path(), picked.key(model, 2, ()), made)
+    RUNNER.invoke(cli.app, ["serve", "--set", "model=other/model"])
+    RUNNER.invoke(cli.app, ["serve", "--set", "model=other/model", "--set", "model=my/model"])
+    RUNNER.invoke(cli.app, ["serve", "embedded", "--set", "model=my/model"])
+    assert [(config.model, config.pairs) for config in served] == [
+        ("other/model", "all"), ("my/model", [("lane-0", "lane-1")]), ("embedded", "own")
+    ]  # fmt: skip
+
+
 def test_serve_leaves_a_choice_that_this_machine_cannot_run(served: list[Config]) -> None:
     picked.write(picked.path(), picked.key("embedded", 2, ()), picked.Picked("gpu-shared", [], "", "2026-11-23"))
     result = RUNNER.invoke(cli.app, ["serve"])

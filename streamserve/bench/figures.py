@@ -1,5 +1,6 @@
 """Medians with their spread, and ratios taken pair by pair within one run."""
 
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,10 +21,18 @@ class Spread:
 
 def spread(values: Sequence[float]) -> Spread:
     """Median and quartiles; of a single value it is all three."""
-    if len(values) == 1:
-        return Spread(values[0], values[0], values[0], 1)
-    low, _, high = statistics.quantiles(values, n=4, method="inclusive")
-    return Spread(statistics.median(values), low, high, len(values))
+    return Spread(statistics.median(values), quantile(values, 0.25), quantile(values, 0.75), len(values))
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Linear between the two values next to it, as numpy takes it, and infinite where the higher of them is."""
+    ordered = sorted(values)
+    place = share * (len(ordered) - 1)
+    below, weight = int(place), place % 1
+    if not weight:
+        return ordered[below]
+    above = ordered[below + 1]
+    return above if math.isinf(above) else ordered[below] + weight * (above - ordered[below])
 
 
 def ratio(values: Sequence[float], base: Sequence[float]) -> Spread:

@@ -1,14 +1,16 @@
 """What the runs of `streamserve.bench.routing` say: every system's figures per cell, and ratios within repeats."""
 
+import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from streamserve.bench import report
-from streamserve.bench.figures import Spread, ratio, spread
+from streamserve.bench.figures import Spread, quantile, spread
 from streamserve.bench.systems import PLAIN
+from streamserve.types import Finish
 from streamserve.workload.openloop import Latency, Summary, latency
 
 
@@ -53,27 +55,45 @@ PerSystem = Mapping[str, Mapping[int, Outcome]]
 """System -> repeat -> its run."""
 
 MAX_GAP_S = 2.0
+BY_ITSELF = (str(Finish.STOP), str(Finish.LENGTH))
+"""How a request ends that was served."""
+
+Take = Callable[[Outcome], float]
 
 
-def _of(pick: Callable[[Summary], Latency | None], take: Callable[[Latency], float]) -> Callable[[Summary], float]:
-    def metric(summary: Summary) -> float:
-        latency = pick(summary)
-        return float("inf") if latency is None else take(latency)
+def _of(pick: Callable[[Summary], Latency | None], take: Callable[[Latency], float]) -> Take:
+    def metric(run: Outcome) -> float:
+        latency = pick(run.summary)
+        return math.inf if latency is None else take(latency)
 
     return metric
 
 
-METRICS: Mapping[str, Callable[[Summary], float]] = {
+def _late(whole: Take, take: Callable[[Served], float | None]) -> Take:
+    """A 99th percentile in which the requests that failed are infinitely late. whole: the same where none did."""
+
+    def metric(run: Outcome) -> float:
+        if not run.summary.failed:
+            return whole(run)
+        found = [value for each in run.requests if each.finish in BY_ITSELF and (value := take(each)) is not None]
+        return quantile([*found, *[math.inf] * run.summary.failed], 0.99)
+
+    return metric
+
+
+METRICS: Mapping[str, Take] = {
     "E2E mean, s": _of(lambda s: s.e2e, lambda v: v.mean_s),
-    "E2E p99, s": _of(lambda s: s.e2e, lambda v: v.p99_s),
+    "E2E p99, s": _late(_of(lambda s: s.e2e, lambda v: v.p99_s), lambda served: served.e2e_s),
     "TTFT mean, s": _of(lambda s: s.ttft, lambda v: v.mean_s),
-    "TTFT p99, s": _of(lambda s: s.ttft, lambda v: v.p99_s),
+    "TTFT p99, s": _late(_of(lambda s: s.ttft, lambda v: v.p99_s), lambda served: served.ttft_s),
     "TPOT mean, s": _of(lambda s: s.tpot, lambda v: v.mean_s),
     "TPOT p99, s": _of(lambda s: s.tpot, lambda v: v.p99_s),
     "ITL p99, s": _of(lambda s: s.itl, lambda v: v.p99_s),
-    "tokens/s": lambda summary: summary.output_tokens_per_s,
-    "goodput, 1/s": lambda summary: summary.goodput_per_s,
+    "tokens/s": lambda run: run.summary.output_tokens_per_s,
+    "goodput, 1/s": lambda run: run.summary.goodput_per_s,
 }
+OF_SERVED = ("E2E mean, s", "TTFT mean, s", "TPOT mean, s", "TPOT p99, s")
+"""Metrics in which requests that failed have no part."""
 HIGHER_IS_BETTER = ("tokens/s", "goodput, 1/s")
 COMPARED = ("E2E mean, s", "E2E p99, s", "TTFT mean, s", "TTFT p99, s", "TPOT p99, s", "goodput, 1/s")
 
@@ -84,7 +104,10 @@ def text(outcomes: Sequence[Outcome], reference: str) -> str:
     reference: the system whose ratio to each other one is given: below 1 is better for latencies, above 1 for goodput.
     """
     sound = [each for each in outcomes if each.machine_gap_s <= MAX_GAP_S]
-    parts = [f"{len(outcomes) - len(sound)} of {len(outcomes)} runs are left out: the machine paused."]
+    parts = [
+        f"{len(outcomes) - len(sound)} of {len(outcomes)} runs are left out: the machine paused. A request that failed "
+        "is infinitely late in the p99 of E2E and TTFT. `*`: some failed, and the figure is of the others."
+    ]
     for (arrivals, load), systems in sorted(cells(sound).items()):
         parts.append(f"## {arrivals}, load {load:g}")
         rows = [_row(system, repeats) for system, repeats in systems.items()]
@@ -103,12 +126,19 @@ def cells(outcomes: Sequence[Outcome]) -> dict[Cell, dict[str, dict[int, Outcome
 
 
 def compare(reference: Mapping[int, Outcome], other: Mapping[int, Outcome], metric: str) -> Spread | None:
-    """Ratio of a metric in the repeats that both have; None without any, or where it is 0 or infinite in one."""
+    """Ratio of a metric in the repeats that both have, without those where the other's is 0; None without any.
+
+    Where one served nothing its latencies are infinite, and so is the ratio, or 0; it is 1 where both did.
+    """
     take = METRICS[metric]
-    both = sorted(reference.keys() & other.keys())
-    pairs = [(take(reference[i].summary), take(other[i].summary)) for i in both]
-    usable = [(value, base) for value, base in pairs if 0 < base < float("inf") and value < float("inf")]
-    return ratio([value for value, _ in usable], [base for _, base in usable]) if usable else None
+    pairs = [(take(reference[i]), take(other[i])) for i in sorted(reference.keys() & other.keys())]
+    ratios = [1.0 if value == base else value / base for value, base in pairs if base > 0]
+    return spread(ratios) if ratios else None
+
+
+def served_e2e_s(runs: Iterable[Outcome]) -> list[float]:
+    """E2E of every request that was served: one that is turned away at once is not the fastest."""
+    return [each.e2e_s for run in runs for each in run.requests if each.finish in BY_ITSELF]
 
 
 def best_other(systems: PerSystem, reference: str, metric: str) -> str:
@@ -123,11 +153,12 @@ def plots(outcomes: Sequence[Outcome], folder: Path) -> bool:
     drawn = True
     over_load: dict[str, dict[str, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
     for (arrivals, load), systems in sorted(cells(outcomes).items()):
-        curves = {name: report.cumulative(_pooled(runs)) for name, runs in systems.items()}
+        curves = {name: report.cumulative(served_e2e_s(runs.values())) for name, runs in systems.items()}
         name = f"{report.slug(arrivals)}-{load:g}"
         drawn &= report.plot(folder / f"e2e-{name}.png", f"{arrivals}, load {load:g}", ("E2E, s", "share"), curves)
         for system, runs in systems.items():
-            over_load[arrivals][system].append((load, _spread(runs, "E2E mean, s").median))
+            if math.isfinite(mean_s := _spread(runs, "E2E mean, s").median):
+                over_load[arrivals][system].append((load, mean_s))
     for arrivals, lines in over_load.items():
         series = {name: ([x for x, _ in points], [y for _, y in points]) for name, points in lines.items()}
         path = folder / f"load-{report.slug(arrivals)}.png"
@@ -136,12 +167,12 @@ def plots(outcomes: Sequence[Outcome], folder: Path) -> bool:
 
 
 def _row(system: str, repeats: Mapping[int, Outcome]) -> list[object]:
-    pooled = latency(_pooled(repeats))
     runs = list(repeats.values())
+    pooled = latency(served_e2e_s(runs))
     return [
         system,
-        *(_spread(repeats, metric) for metric in METRICS),
-        "-" if pooled is None else pooled.p99_s,
+        *(f"{_spread(repeats, metric)}{_mark(metric, repeats)}" for metric in METRICS),
+        "-" if pooled is None else f"{pooled.p99_s:.3g}{' *' if _failed(repeats) else ''}",
         sum(run.summary.failed for run in runs),
         f"{100 * sum(run.summary.disaggregated_share for run in runs) / len(runs):.0f} %",
     ]
@@ -152,23 +183,30 @@ def _compared(systems: PerSystem, reference: str) -> list[list[object]]:
         return []
     mine = systems[reference]
     rows: list[list[object]] = [
-        [name, *(compare(mine, runs, metric) or "-" for metric in COMPARED)]
+        [name, *(_ratio(mine, runs, metric) for metric in COMPARED)]
         for name, runs in systems.items()
         if name != reference
     ]
     routers = {name: runs for name, runs in systems.items() if name != PLAIN}
     if len(routers) > 1 and reference in routers:
         best = [best_other(routers, reference, metric) for metric in COMPARED]
-        ratios = [
-            f"{compare(mine, systems[name], metric) or '-'} {name}" for name, metric in zip(best, COMPARED, strict=True)
-        ]
+        ratios = [f"{_ratio(mine, systems[name], metric)} {name}" for name, metric in zip(best, COMPARED, strict=True)]
         rows.append(["best other router", *ratios])
     return rows
 
 
 def _spread(repeats: Mapping[int, Outcome], metric: str) -> Spread:
-    return spread([METRICS[metric](run.summary) for run in repeats.values()])
+    return spread([METRICS[metric](run) for run in repeats.values()])
 
 
-def _pooled(repeats: Mapping[int, Outcome]) -> list[float]:
-    return [request.e2e_s for run in repeats.values() for request in run.requests]
+def _ratio(reference: Mapping[int, Outcome], other: Mapping[int, Outcome], metric: str) -> str:
+    found = compare(reference, other, metric)
+    return "-" if found is None else f"{found}{_mark(metric, reference, other)}"
+
+
+def _mark(metric: str, *systems: Mapping[int, Outcome]) -> str:
+    return " *" if metric in OF_SERVED and any(map(_failed, systems)) else ""
+
+
+def _failed(repeats: Mapping[int, Outcome]) -> bool:
+    return any(run.summary.failed for run in repeats.values())

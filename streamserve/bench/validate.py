@@ -15,7 +15,7 @@ import uvloop
 
 from streamserve.bench import fidelity, report, rig, routing, systems
 from streamserve.bench.fidelity import Fidelity, Runs
-from streamserve.bench.ranking import MAX_GAP_S, Outcome
+from streamserve.bench.ranking import MAX_GAP_S, Outcome, served_e2e_s
 from streamserve.bench.routing import Bench, Cell, Planner
 from streamserve.config import Config
 from streamserve.lanes.sim.calibration import Calibration
@@ -135,7 +135,7 @@ def plots(live: Runs, simulated: Runs, folder: Path) -> bool:
     for key in live:
         arrivals, load, system = key
         curves = {
-            name: report.cumulative([request.e2e_s for run in runs[key] for request in run.requests])
+            name: report.cumulative(served_e2e_s(runs[key]))
             for name, runs in (("live", live), ("simulated", simulated))
             if key in runs
         }

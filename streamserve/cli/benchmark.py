@@ -24,7 +24,7 @@ INTERRUPTED = 130
     epilog=examples(
         "streamserve bench --preset smoke",
         "streamserve bench --systems streamserve,vllm,vllm-spec:3,vllm-dp --prompts DIR --loads 0.5,0.8 --aa",
-        "streamserve bench --preset components --prompts DIR --arrivals gamma:5 --loads 0.8 --repeats 5 --out results",
+        "streamserve bench --preset components --prompts DIR --arrivals gamma:5 --loads 0.8 --out results",
         "streamserve bench --pick --prompts DIR --slo-ttft 2 --slo-tpot 0.1",
     )
 )
@@ -57,7 +57,7 @@ def bench(
         typer.Option(help="Requests per second, for all workloads or by name, instead of measuring it.", metavar="X"),
     ] = None,
     requests: Annotated[int | None, typer.Option(help="Of each run; default: 40.", min=1)] = None,
-    repeats: Annotated[int | None, typer.Option(help="Of everything; default: 3.", min=1)] = None,
+    repeats: Annotated[int | None, typer.Option(help="Of everything; default: 5.", min=1)] = None,
     length_scale: Annotated[float | None, typer.Option(help="Times the prompts' output lengths.")] = None,
     prompts: Annotated[
         Path | None, typer.Option(help="Folder of JSONL prompt sets; default: made-up prompts.", metavar="DIR")
@@ -88,7 +88,7 @@ def bench(
 
     if choose and (systems or preset):
         raise ConfigError("--pick compares the systems of --preset topology: leave --systems and --preset out")
-    named, candidates = _named("topology" if choose else preset or "baselines", choose, bool(systems))
+    named, candidates = _named("topology" if choose else preset, choose, bool(systems))
     given: dict[str, Any] = {
         "workloads": parts(workloads),
         "arrivals": tuple(arrivals or ()),
@@ -136,15 +136,15 @@ def split(text: str) -> tuple[str, ...]:
     return tuple(name for name in (*found, text[begin:]) if name)
 
 
-def _named(name: str, choose: bool, systems_given: bool) -> "tuple[Preset, tuple[Topology, ...]]":
+def _named(name: str | None, choose: bool, systems_given: bool) -> "tuple[Preset, tuple[Topology, ...]]":
     from streamserve.bench.contest.presets import Preset, preset, topologies
     from streamserve.policy.store import shipped
 
-    if systems_given and name == "baselines":
+    if systems_given and name is None:
         # The machine's own default decides nothing then.
         return Preset(()), ()
     config = _default()
-    named = preset(name, config, [folder.name for folder in shipped()])
+    named = preset(name or "baselines", config, [folder.name for folder in shipped()])
     return named, tuple(topologies(config)) if choose else ()
 
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from streamserve.cli.app import KEY_VARIABLE, app, examples
 from streamserve.cli.inspection import verdicts
 from streamserve.config import EMBEDDED_MODEL, Config, config_folder, load, names
+from streamserve.document import override
 from streamserve.errors import SetupError
 
 
@@ -59,7 +60,8 @@ def serve(
     ] = None,
 ) -> None:
     """Start the server: an OpenAI-compatible endpoint over one or more vLLM lanes."""
-    chosen, changes, reason = (config, (), "as asked") if config else _default_config(model)
+    named = model or _model_of(settings or ())
+    chosen, changes, reason = (config, (), "as asked") if config else _default_config(named)
     server = {"server.host": host, "server.port": port, "server.api_keys": api_key or None}
     source, mode = (None, None) if policy is None else _policy(policy)
     flags = {"model": model, "router": router, "policy.source": source, "policy.mode": mode, **server}
@@ -84,7 +86,16 @@ def _serve(config: Config, headline: str, decision_log: Path | None, tensorboard
         run(config, startup, decision_log, tensorboard)
 
 
-def _default_config(model: str | None) -> tuple[str, Sequence[str], str]:
+def _model_of(settings: Sequence[str]) -> str:
+    """The model that `--set` names, else the embedded one. Raises `ConfigError`."""
+    tree: dict[str, str] = {"model": EMBEDDED_MODEL}
+    for setting in settings:
+        if setting.partition("=")[0].strip() == "model":
+            override(tree, setting)
+    return tree["model"]
+
+
+def _default_config(model: str) -> tuple[str, Sequence[str], str]:
     from streamserve import picked
     from streamserve.doctor import recommend
     from streamserve.machine import inspect_machine
@@ -93,7 +104,7 @@ def _default_config(model: str | None) -> tuple[str, Sequence[str], str]:
     judged = verdicts(machine)
     able = {verdict.config for verdict in judged if not verdict.obstacles}
     file = picked.path()
-    choice = picked.read(file).get(picked.key(model or EMBEDDED_MODEL, machine.cores, machine.gpu_names))
+    choice = picked.read(file).get(picked.key(model, machine.cores, machine.gpu_names))
     if choice is not None and choice.config in able:
         told = f" with {' '.join(choice.changes)}" if choice.changes else ""
         why = f"picked{told} by `streamserve bench --pick` on {choice.date} ({choice.reason}); another with --config"

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 )
 def train(
     config: Annotated[
-        str, typer.Option(help="A recipe: quick, route, serve, spec, or a YAML file.", metavar="NAME|FILE")
+        str,
+        typer.Option(help="A recipe: quick, route, goodput, serve, spec, live, or a YAML file.", metavar="NAME|FILE"),
     ] = "quick",
     settings: Annotated[
         list[str] | None, typer.Option("--set", help="Change one setting; repeatable.", metavar="KEY=VALUE")
@@ -110,6 +111,7 @@ def _live_lanes(recipe: "Recipe") -> "dict[str, Live]":
     )
 )
 def evaluate(
+    context: typer.Context,
     policies: Annotated[
         list[str], typer.Argument(help="Folders of policies, or names of shipped ones.", metavar="POLICY...")
     ],
@@ -157,8 +159,9 @@ def evaluate(
     from agents.installed import check
 
     check()
-    if write_scores and len(policies) > 1:
-        raise ConfigError("--write-scores writes one policy's card: evaluate the policies one by one")
+    _check_given(context, live)
+    if write_scores:
+        _check_scored(policies, scenarios, None if live else seeds)
     if live:
         if prompts is None:
             raise ConfigError("--live sends texts: name a folder of JSONL prompt sets with --prompts")
@@ -211,6 +214,35 @@ def evaluate(
         evaluation.score(policies[0], table)
 
 
+SIMULATED = ("calibration", "arrivals", "seeds", "oracle_of", "jobs")
+LIVE = ("repeats", "loads", "length_scale", "capacity")
+"""Options of `evaluate` that mean nothing with the other kind of lanes."""
+
+
+def _check_given(context: typer.Context, live: bool) -> None:
+    """Find options that would be ignored. Raises `ConfigError`."""
+    sources = {name: context.get_parameter_source(name) for name in (SIMULATED if live else LIVE)}
+    idle = [name for name, source in sources.items() if source is not None and source.name != "DEFAULT"]
+    if idle:
+        named = ", ".join(f"--{name.replace('_', '-')}" for name in idle)
+        here, there = ("real", "simulated") if live else ("simulated", "real")
+        fix = "leave --live out as well" if live else "give --live as well"
+        raise ConfigError(f"{named}: of {there} lanes, and these are {here}: leave it out, or {fix}")
+
+
+def _check_scored(policies: "Sequence[str]", scenarios: str | None, seeds: int | None) -> None:
+    """Whether what comes out may be written into a card. seeds: None = on real lanes. Raises `ConfigError`."""
+    from agents.evaluate import FEWEST_SEEDS
+
+    if len(policies) > 1:
+        raise ConfigError("--write-scores writes one policy's card: evaluate the policies one by one")
+    if scenarios:
+        # A policy counts as proven by the share of its scenarios with a gain: whoever chooses them could choose those.
+        raise ConfigError("--write-scores replaces all scores of the card: leave --scenarios out")
+    if seeds is not None and seeds < FEWEST_SEEDS:
+        raise ConfigError(f"--write-scores wants --seeds {FEWEST_SEEDS} or more: intervals of fewer are too narrow")
+
+
 def _titles(policies: "Sequence[str]") -> dict[str, str]:
     """Title -> policy."""
     from agents.evaluate import titles
@@ -237,7 +269,7 @@ def _evaluate_live(given: "Contrast", scored: str | None) -> None:
             bar.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
         blocks = uvloop.run(contrast.measure(given, told))
-    table = live.table(blocks, contrast.HEURISTIC)
+    table = live.table(blocks, contrast.HEURISTIC, live.judged(given.policies.values()))
     print(live.text(table, blocks))
     if table.cells:
         live.keep(table, blocks, given.out)

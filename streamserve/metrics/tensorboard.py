@@ -135,8 +135,7 @@ def _writer(folder: Path) -> "EventFileWriter":
         from tensorboard.summary.writer.event_file_writer import EventFileWriter
     except ImportError as error:
         raise SetupError(
-            f"--tensorboard needs TensorBoard, which is not installed ({error.name}): make setup-train, "
-            'or pip install "streamserve[train]"'
+            f"--tensorboard needs TensorBoard, which is not installed ({error.name}): pip install 'streamserve[train]'"
         ) from error
     try:
         return EventFileWriter(str(folder), max_queue_size=QUEUED_EVENTS, flush_secs=int(WINDOW_S))

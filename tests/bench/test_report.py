@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from streamserve.bench import report
 from streamserve.bench.batch import Rate
-from streamserve.bench.figures import Spread, ratio, spread
+from streamserve.bench.figures import Spread, quantile, ratio, spread
 from streamserve.errors import ConfigError
 
 
@@ -63,3 +66,17 @@ def test_a_plot_is_a_png(tmp_path: Path) -> None:
 def test_ratios_are_taken_pair_by_pair() -> None:
     assert ratio([2.0, 6.0, 4.0], [1.0, 2.0, 4.0]).median == 2.0
     assert spread([3.0]) == Spread(3.0, 3.0, 3.0, 1)
+    assert spread([4.0, 1.0, 2.0, 5.0]) == Spread(3.0, 1.75, 4.25, 4)
+
+
+@given(st.lists(st.floats(0, 1e6), min_size=1, max_size=20), st.floats(0, 1))
+def test_quantiles_are_those_of_numpy(values: list[float], share: float) -> None:
+    assert quantile(values, share) == pytest.approx(float(np.quantile(values, share)), rel=1e-6, abs=1e-6)
+
+
+def test_an_infinite_value_is_the_last_and_makes_nothing_undefined() -> None:
+    inf = float("inf")
+    assert spread([1.0, inf, 2.0, 3.0, 4.0]) == Spread(3.0, 2.0, 4.0, 5)
+    assert spread([1.0, 2.0, 3.0, inf, inf]) == Spread(3.0, 2.0, inf, 5)
+    assert spread([inf, inf]) == Spread(inf, inf, inf, 2)
+    assert quantile([1.0, 2.0, inf], 0.5) == 2.0 and quantile([1.0, 2.0, inf], 0.51) == inf

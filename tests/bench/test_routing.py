@@ -1,9 +1,12 @@
 """The routing benchmark: systems, plans, budgets, resuming, and its report, over fake lanes."""
 
+import math
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,7 +15,8 @@ from hypothesis import strategies as st
 
 from streamserve.bench import ranking, routing, systems
 from streamserve.bench.disturb import Disturbance
-from streamserve.bench.ranking import Outcome
+from streamserve.bench.figures import Spread
+from streamserve.bench.ranking import Outcome, Served
 from streamserve.bench.routing import Cell, Planner
 from streamserve.config import Config, LaneConfig
 from streamserve.errors import ConfigError
@@ -145,6 +149,57 @@ def test_goodput_is_better_when_higher_and_zero_has_no_ratio() -> None:
     cell = ranking.cells(outcomes)["gamma:5", 0.8]
     assert ranking.best_other(cell, "a", "goodput, 1/s") == "b"
     assert ranking.compare(cell["a"], cell["c"], "goodput, 1/s") is None
+
+
+def lossy(system: str, repeat: int, e2e_s: list[float], failed: int) -> Outcome:
+    """A run in which some requests were turned away at once."""
+    ends = [(each, "length") for each in e2e_s] + [(0.0, "error")] * failed
+    made = outcome(system, repeat, max(e2e_s, default=0.0))
+    latency = made.summary.e2e if e2e_s else None
+    told = replace(made.summary, requests=len(ends), failed=failed, e2e=latency, ttft=latency)
+    served = tuple(
+        Served("chat", 0.0, 5, 5, took_s, took_s / 2 if end == "length" else None, 0.1, True, end, "a", "a")
+        for took_s, end in ends
+    )
+    return replace(made, summary=told, requests=served)
+
+
+def test_what_failed_is_infinitely_late_in_p99_and_marks_means() -> None:
+    outcomes = [lossy("a", 0, [1.0] * 9, 1), outcome("b", 0, 2.0)]
+    text = ranking.text(outcomes, "b")
+    row = next(line for line in text.splitlines() if line.startswith("| a |"))
+    assert row.startswith("| a | 1 (1 .. 1, n=1) * | inf (inf .. inf, n=1) | 1 (1 .. 1, n=1) * | inf (inf .. inf, n=1)")
+    assert row.endswith("| 1 * | 1 | 25 % |")
+    assert "| a | 2 (2 .. 2, n=1) * | 0 (0 .. 0, n=1) | 2 (2 .. 2, n=1) * | 0 (0 .. 0, n=1) |" in text
+    assert "*" not in next(line for line in text.splitlines() if line.startswith("| b |"))
+
+
+def test_one_failure_in_many_leaves_the_p99_of_the_others() -> None:
+    (run,) = [lossy("a", 0, [1.0] * 150, 1)]
+    assert ranking.METRICS["E2E p99, s"](run) == 1.0 and ranking.METRICS["TTFT p99, s"](run) == 0.5
+
+
+def test_a_reference_that_served_nothing_is_the_worst_and_not_left_out() -> None:
+    mine = {0: outcome("a", 0, 1.0), 1: lossy("a", 1, [], 4), 2: outcome("a", 2, 1.0)}
+    other = {repeat: outcome("b", repeat, 2.0) for repeat in range(3)}
+    found = ranking.compare(mine, other, "E2E mean, s")
+    assert found == Spread(0.5, 0.5, math.inf, 3)
+    back = ranking.compare(other, mine, "E2E mean, s")
+    assert back == Spread(2.0, 1.0, 2.0, 3)
+    both = ranking.compare({1: mine[1]}, {1: mine[1]}, "E2E mean, s")
+    assert both == Spread(1.0, 1.0, 1.0, 1)
+
+
+def test_a_request_that_was_turned_away_is_in_no_distribution(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, dict[str, Any]] = {}
+    monkeypatch.setattr(
+        "streamserve.bench.report.plot", lambda path, t, a, series: drawn.update({path.name: series}) or True
+    )
+    run = lossy("a", 0, [1.0, 3.0], 2)
+    assert ranking.served_e2e_s([run]) == [1.0, 3.0]
+    assert ranking.plots([run, lossy("b", 0, [], 2)], tmp_path)
+    assert drawn["e2e-gamma_5-0.8.png"]["a"] == ([1.0, 3.0], [0.5, 1.0])
+    assert drawn["load-gamma_5.png"] == {"a": ([0.8], [3.0])}
 
 
 def test_a_run_over_a_pause_does_not_count() -> None:

@@ -20,6 +20,7 @@ from streamserve.simulation.options import SimOptions
 from streamserve.simulation.plant import simulated
 from streamserve.simulation.run import maker
 from streamserve.types import LaneId
+from tests.bench.test_fidelity import outcome
 from tests.calibrations import example
 
 CONFIG = Config(lanes=[LaneConfig(LaneId("lane-0")), LaneConfig(LaneId("lane-1"))], model="example")
@@ -102,6 +103,22 @@ def test_live_runs_are_kept_and_another_calibration_needs_none(given: Validation
     next((given.out / "live" / "runs").glob("*.json")).unlink()
     run(given)
     assert len(STARTS) == 2
+
+
+def test_distributions_are_of_what_was_served(given: Validation, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: dict[str, Any] = {}
+
+    def plot(path: Path, title: str, axes: Any, series: Any) -> bool:
+        drawn.update(series)
+        return True
+
+    monkeypatch.setattr("streamserve.bench.report.plot", plot)
+    key = ("poisson", 0.3, "flowguard")
+    live = outcome(1.0, 2.0, 4.0)
+    refused = replace(live.requests[0], e2e_s=0.0, finish="error")
+    live = replace(live, requests=(*live.requests, refused))
+    validate.plots({key: [live]}, {key: [outcome(1.0, 3.0)]}, given.out)
+    assert drawn == {"live": ([2.0, 4.0], [0.5, 1.0]), "simulated": ([3.0], [1.0])}
 
 
 def test_what_cannot_be_compared_is_refused_before_lanes_start(given: Validation) -> None:

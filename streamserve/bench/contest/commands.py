@@ -205,7 +205,8 @@ def _base(process: Process) -> str:
 def streamserve(place: Place, config: str | None, settings: Sequence[str], policy: str | None) -> Process:
     """`streamserve serve`. config: None = what it chooses itself on this machine."""
     port = place.port()
-    argv = [sys.executable, "-m", "streamserve", "serve", place.model, "--host", "127.0.0.1", "--port", str(port)]
+    argv = [sys.executable, "-m", "streamserve", "serve", place.named or place.model]
+    argv += ["--host", "127.0.0.1", "--port", str(port)]
     argv += ["--config", config] if config else []
     argv += ["--policy", policy] if policy else []
     for setting in settings:

@@ -1,5 +1,6 @@
 """Systems against each other: within each repeat, and against what two servers of the same system differ by."""
 
+import math
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -36,23 +37,28 @@ def values(runs: PerRepeat, metric: Metric) -> list[float]:
 
 
 def median(runs: PerRepeat, metric: Metric) -> float | None:
-    """Over the repeats; None where nothing was served."""
+    """Over the repeats; None without any, infinite where in half of them too much was lost."""
     found = values(runs, metric)
     return statistics.median(found) if found else None
 
 
-def times_better(runs: PerRepeat, base: PerRepeat, metric: Metric) -> Spread | None:
-    """How many times better, in the repeats that both have; None without any."""
-    ratios = []
+def incomplete(metric: Metric, *systems: PerRepeat) -> bool:
+    """Whether requests were lost in any of these runs that have no part in the metric."""
+    return metric.of_served and any(each.lost for runs in systems for each in runs.values())
+
+
+def ratios(runs: PerRepeat, base: PerRepeat, metric: Metric) -> list[float]:
+    """How many times better in each repeat that both have."""
+    made = []
     for repeat in sorted(runs.keys() & base.keys()):
         mine, other = metric.take(runs[repeat]), metric.take(base[repeat])
         if mine is not None and other is not None:
-            ratios.append(metric.times_better(mine, other))
-    return spread(ratios) if ratios else None
+            made.append(metric.times_better(mine, other))
+    return made
 
 
 def best(systems: PerSystem, metric: Metric, among: Sequence[str]) -> str | None:
-    """Of these labels the one with the best median; None where nothing was served."""
+    """Of these labels the one with the best median, which may be infinite; None where there is none."""
     medians = {label: found for label in among if (found := median(systems.get(label, {}), metric)) is not None}
     if not medians:
         return None
@@ -69,7 +75,8 @@ def noise(systems: PerSystem, metric: Metric) -> Spread | None:
     """How many times better the first system's second server is than its first; None without an A/A run."""
     for label, runs in systems.items():
         if label.endswith(AGAIN):
-            return times_better(runs, systems.get(label.removesuffix(AGAIN), {}), metric)
+            found = ratios(runs, systems.get(label.removesuffix(AGAIN), {}), metric)
+            return spread(found) if found else None
     return None
 
 
@@ -78,43 +85,68 @@ def width(found: Spread | None) -> float:
     return 0.0 if found is None else max(abs(found.low - 1), abs(found.high - 1))
 
 
-FEWEST = 3
+FEWEST = 5
+"""Ratios by which a difference can be told from noise: as many tosses of a coin fall on one side in 1 of 16 cases."""
+
+
+def beyond(found: Sequence[float], floor: float) -> bool:
+    """Whether ratios tell a difference: at least `FEWEST`, all on one side of 1, their median farther off than `floor`.
+
+    It is the sign test at two-sided p = 0.06 (of five ratios; less of more).
+    """
+    apart = len(found) >= FEWEST and (min(found) > 1 or max(found) < 1)
+    return apart and abs(statistics.median(found) - 1) > floor
+
+
+def number(value: float) -> str:
+    """Three digits; `-` of what is infinite."""
+    return "-" if math.isinf(value) else f"{value:.3g}"
 
 
 def shown(found: Spread) -> str:
     """Median and quartiles; of one value, the value."""
-    return f"{found.median:.3g}" + (f" ({found.low:.3g} .. {found.high:.3g})" if found.n > 1 else "")
+    single = found.n == 1 or math.isinf(found.low)
+    return number(found.median) + ("" if single else f" ({number(found.low)} .. {number(found.high)})")
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """A system against the best of its rivals at one point."""
+    """A system against another one at one point."""
 
     rival: str
-    among: int
-    """How many rivals there are."""
-    times: Spread
+    named: bool
+    """Whether the rival has to be told."""
+    ratios: tuple[float, ...]
+    """How many times better it is, by repeat."""
     noise: Spread | None
+    incomplete: bool = False
+    """Whether requests of either were lost that have no part in the metric."""
+
+    @property
+    def times(self) -> Spread:
+        return spread(self.ratios)
 
     @property
     def beyond_noise(self) -> bool:
-        """Whether both quartiles lie on one side of 1, and the median farther from it than the A/A run's quartiles.
-
-        Never of fewer than `FEWEST` repeats: their quartiles say nothing.
-        """
-        apart = self.times.n >= FEWEST and (self.times.low > 1 or self.times.high < 1)
-        return apart and abs(self.times.median - 1) > width(self.noise)
+        """Whether the ratios tell a difference that is wider than the A/A run's."""
+        return beyond(self.ratios, width(self.noise))
 
     def __str__(self) -> str:
-        named = f" {self.rival}" if self.among > 1 else ""
-        return f"{shown(self.times)}{named}{'' if self.beyond_noise else ' ~'}"
+        named = f" {self.rival}" if self.named else ""
+        return f"{shown(self.times)}{' *' if self.incomplete else ''}{named}{'' if self.beyond_noise else ' ~'}"
+
+
+def against(systems: PerSystem, label: str, rival: str, metric: Metric, *, named: bool = True) -> Verdict | None:
+    """A system against this one; None where they have no repeat in common."""
+    runs, base = systems.get(label, {}), systems.get(rival, {})
+    found = tuple(ratios(runs, base, metric))
+    if not found:
+        return None
+    return Verdict(rival, named, found, noise(systems, metric), incomplete(metric, runs, base))
 
 
 def verdict(systems: PerSystem, label: str, metric: Metric, labels: Sequence[str]) -> Verdict | None:
     """A system against the best of the other vLLM systems; None where there is nothing to compare."""
-    others = [each for each in rivals(labels) if each != label]
-    rival = best(systems, metric, others)
-    if rival is None:
-        return None
-    times = times_better(systems.get(label, {}), systems[rival], metric)
-    return None if times is None else Verdict(rival, len(rivals(labels)), times, noise(systems, metric))
+    every = rivals(labels)
+    rival = best(systems, metric, [each for each in every if each != label])
+    return None if rival is None else against(systems, label, rival, metric, named=len(every) > 1)

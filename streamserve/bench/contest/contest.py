@@ -10,7 +10,7 @@ from streamserve.bench.contest.client import Ask
 from streamserve.bench.contest.folder import Folder, Kept
 from streamserve.bench.contest.plan import Dealer, Hand, order
 from streamserve.bench.contest.server import Serving, cpu_s
-from streamserve.bench.contest.settings import ALONE, BURST, LOADLESS, Point, Settings, points
+from streamserve.bench.contest.settings import ALONE, BURST, LOADLESS, Point, Settings, given_capacities, points
 from streamserve.bench.contest.standing import Note, Standing, Up
 from streamserve.bench.contest.systems import System
 from streamserve.bench.steady import Ticker
@@ -130,6 +130,9 @@ class Contest:
                 continue
             async with standing.serving(cell.system) as serving:
                 kept = await self._run(cell, hands[point], capacities, serving, standing.others(cell.system))
+            if standing.apart:
+                # A server that started for this run alone has seen nothing, whatever was dealt before.
+                kept = replace(kept, seen=0, apart=True)
             self._folder.keep(kept)
             self._stage.progress.done(_line(kept), self._work_s(cell, capacities))
 
@@ -190,10 +193,7 @@ class Contest:
 
         Its server is stopped afterwards: the runs find it as little prepared as the others.
         """
-        given = self._settings.capacity
-        found = self._folder.capacities()
-        found |= {each: given[each] for each in self._settings.workloads if each in given}
-        found |= {each: given["*"] for each in self._settings.workloads if "*" in given and each not in given}
+        found = self._folder.capacities() | given_capacities(self._settings)
         missing = [each for each in self._settings.workloads if each not in found]
         if not missing:
             return found

@@ -22,6 +22,8 @@ class Kept:
     """Cores that the other systems, which were up and idle, kept busy on average."""
     seen: int
     """Requests whose prompt the server had been sent before."""
+    apart: bool = False
+    """Whether the system was started for this run alone."""
 
     @property
     def sound(self) -> bool:

@@ -84,7 +84,7 @@ def hold(wanted: Wanted, console: Console) -> None:
         soft_wrap=True,
     )
     if wanted.candidates:
-        _pick(kept, wanted, machine, console)
+        _pick(kept, wanted, picked.key(wanted.model, len(where.cores), machine.gpu_names), console)
 
 
 def prompt_sets(wanted: Wanted, console: Console) -> Sets:
@@ -126,10 +126,10 @@ def _print(console: Console, kept: Sequence[Kept], settings: Settings, labels: S
             console.print(f"  {line}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _pick(kept: Sequence[Kept], wanted: Wanted, machine: Machine, console: Console) -> None:
+def _pick(kept: Sequence[Kept], wanted: Wanted, under: str, console: Console) -> None:
+    """Choose, and leave the choice for `streamserve serve`. under: model and hardware for which it holds."""
     choice = pick.choose(compare.grouped(kept, wanted.settings), wanted.candidates)
     file = picked.path()
-    under = picked.key(wanted.model, machine.cores, machine.gpu_names)
     told = f"{choice.topology.title}: {choice.reason}"
     if choice.margin is None:
         taken_back = picked.forget(file, under)

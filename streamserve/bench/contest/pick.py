@@ -29,38 +29,37 @@ def choose(groups: Mapping[Point, PerSystem], candidates: Sequence[Topology]) ->
     """The topology to serve with: the best by SLO goodput, else by E2E p99, else the first, which is the default.
 
     "Best" is the highest median, over all points and repeats, of the ratio to the default within the same repeat. It
-    counts if both of its quartiles are above 1, and its median by more than the A/A run's quartiles and `LEAST_MARGIN`;
-    by E2E only where goodput is not worse by as much.
+    counts if all of these, at least `compare.FEWEST`, are above 1, and their median by more than the A/A run's
+    quartiles and `LEAST_MARGIN`; by E2E only where goodput is not worse by as much.
     """
     default, *others = candidates
     for metric in (GOODPUT, E2E_P99):
         floor = max(LEAST_MARGIN, _noise(groups, metric))
         found = {each: ratios for each in others if (ratios := _over(groups, each.system, default.system, metric))}
         found = {each: ratios for each, ratios in found.items() if _keeps_goodput(groups, each, default)}
-        best = max(found, key=lambda each: found[each].median, default=None)
-        if best is None or found[best].n < compare.FEWEST:
+        best = max(found, key=lambda each: statistics.median(found[each]), default=None)
+        if best is None or not compare.beyond(found[best], floor):
             continue
-        if found[best].low > 1 and found[best].median > 1 + floor:
-            reason = f"{metric.title} {found[best]} times better than {default.title}, noise {100 * floor:.0f} %"
-            return Choice(best, reason, found[best])
+        margin = spread(found[best])
+        if margin.median > 1:
+            reason = f"{metric.title} {margin} times better than {default.title}, noise {100 * floor:.0f} %"
+            return Choice(best, reason, margin)
     told = "; ".join(f"{each.title} {_told(groups, each, default)}" for each in others)
     return Choice(default, f"no difference beyond noise: the default stays ({told})")
 
 
 def _keeps_goodput(groups: Mapping[Point, PerSystem], each: Topology, default: Topology) -> bool:
     ratios = _over(groups, each.system, default.system, GOODPUT)
-    return ratios is None or ratios.median > 1 - max(LEAST_MARGIN, _noise(groups, GOODPUT))
+    return not ratios or statistics.median(ratios) > 1 - max(LEAST_MARGIN, _noise(groups, GOODPUT))
 
 
-def _over(groups: Mapping[Point, PerSystem], label: str, base: str, metric: Metric) -> Spread | None:
-    ratios: list[float] = []
-    for systems in groups.values():
-        mine, other = systems.get(label, {}), systems.get(base, {})
-        for repeat in sorted(mine.keys() & other.keys()):
-            value, against = metric.take(mine[repeat]), metric.take(other[repeat])
-            if value is not None and against is not None:
-                ratios.append(metric.times_better(value, against))
-    return spread(ratios) if ratios else None
+def _over(groups: Mapping[Point, PerSystem], label: str, base: str, metric: Metric) -> list[float]:
+    """The ratios of all points and repeats."""
+    return [
+        ratio
+        for systems in groups.values()
+        for ratio in compare.ratios(systems.get(label, {}), systems.get(base, {}), metric)
+    ]
 
 
 def _noise(groups: Mapping[Point, PerSystem], metric: Metric) -> float:
@@ -71,4 +70,4 @@ def _noise(groups: Mapping[Point, PerSystem], metric: Metric) -> float:
 def _told(groups: Mapping[Point, PerSystem], each: Topology, default: Topology) -> str:
     goodput = _over(groups, each.system, default.system, GOODPUT)
     e2e = _over(groups, each.system, default.system, E2E_P99)
-    return f"goodput x {goodput or '-'}, E2E p99 x {e2e or '-'}"
+    return f"goodput x {spread(goodput) if goodput else '-'}, E2E p99 x {spread(e2e) if e2e else '-'}"

@@ -27,6 +27,8 @@ class Place:
     heads: int | None = None
     """The model's attention heads, which tensor parallelism has to divide; None = not known."""
     port: Callable[[], int] = free_port
+    named: str | None = None
+    """The model as `streamserve serve` is told it, which looks up choices and policies by that; None = `model`."""
 
     @property
     def bounds(self) -> tuple[int, ...]:
@@ -57,7 +59,7 @@ def here(
         gpus = [gpu.index for gpu in machine.gpus] if machine.vllm_device == "gpu" else []
     path = models.resolve(model, print)
     folder.mkdir(parents=True, exist_ok=True)
-    return Place(str(path), chosen, folder, tuple(gpus), _heads(path))
+    return Place(str(path), chosen, folder, tuple(gpus), _heads(path), named=model)
 
 
 def _heads(model: Path | str) -> int | None:

@@ -1,5 +1,6 @@
 """The contest's pictures: latency and throughput against load, distributions, and what lanes did meanwhile."""
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -45,7 +46,7 @@ def _over_load(groups: Mapping[Point, PerSystem], folder: Path) -> list[Path]:
             series: Series = {}
             for label in dict.fromkeys(label for _, systems in at for label in systems):
                 found = [(p.load, compare.median(systems.get(label, {}), metric)) for p, systems in at]
-                shown = [(load, value) for load, value in found if value is not None]
+                shown = [(load, value) for load, value in found if value is not None and math.isfinite(value)]
                 series[label] = ([load for load, _ in shown], [value for _, value in shown])
             path = folder / f"load-{_slug(workload, arrivals, metric.title)}.png"
             made += _plot(path, f"{workload}, {arrivals}", ("load, share of capacity", metric.title), series)

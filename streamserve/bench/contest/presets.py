@@ -38,7 +38,7 @@ class Preset:
 
 NAMES: Mapping[str, str] = {
     "smoke": "StreamServe and vLLM, a few made-up prompts: does everything run?",
-    "baselines": "StreamServe against vLLM, with drafts, data parallel, and 1P1D",
+    "baselines": "StreamServe against vLLM without and with drafts, and with drafts data parallel and 1P1D",
     "components": "StreamServe without P/D, routing, speculation: what each adds; fixed against adaptive depth",
     "topology": "one lane over everything, static 1P1D, two elastic lanes",
     "paper": "the paper's own definition: 80 queries of each workload against tensor-parallel vLLM",
@@ -57,7 +57,8 @@ def preset(name: str, config: str, policies: Sequence[str] = ()) -> Preset:
             few = {"requests": 8, "repeats": 1, "loads": (0.5,), "length_scale": 0.5}
             return Preset((f"streamserve:{config}", "vllm"), few)
         case "baselines":
-            return Preset((f"streamserve:{config}", "vllm", "vllm-spec", "vllm-dp", "vllm-pd"), bursty)
+            # StreamServe drafts: layouts without drafts would lose for another reason than their layout.
+            return Preset((f"streamserve:{config}", "vllm", "vllm-spec", "vllm-dp-spec", "vllm-pd-spec"), bursty)
         case "components":
             return Preset(tuple(each.system for each in components(config, policies)), bursty)
         case "topology":

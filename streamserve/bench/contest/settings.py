@@ -33,7 +33,7 @@ class Settings:
     """Workload -> requests per second, instead of measuring it; `*` = every other workload."""
     requests: int = 40
     """Of each run."""
-    repeats: int = 3
+    repeats: int = 5
     length_scale: float = 1.0
     """Times the prompts' own output lengths."""
     slo_ttft_s: float = 3.0
@@ -46,7 +46,7 @@ class Settings:
     aa: bool = False
     """The first system a second time, as a server of its own: what differs between the two is noise."""
     timeout_s: float = 900.0
-    """Of one run, after its last arrival; what has not ended by then is counted as unfinished."""
+    """Of one run, after its last arrival; what has not ended by then is cut off and counted as failed."""
     plots: bool = True
 
 
@@ -118,6 +118,13 @@ def capacities(text: str | None) -> dict[str, float]:
         except ValueError as error:
             raise ConfigError(f"--capacity {text!r}: write requests per second, or WORKLOAD=X,WORKLOAD=X") from error
     return found
+
+
+def given_capacities(settings: Settings) -> dict[str, float]:
+    """Workload -> requests per second, for those that need no measurement."""
+    given = settings.capacity
+    named = {each: given.get(each, given.get("*")) for each in settings.workloads}
+    return {each: rate for each, rate in named.items() if rate is not None}
 
 
 def _check_process(text: str) -> None:

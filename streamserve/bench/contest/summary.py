@@ -1,19 +1,25 @@
 """The figures of one run, and which of them are compared."""
 
-from collections.abc import Callable
+import math
+import statistics
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from streamserve.bench.contest.cell import Run, Sample
+from streamserve.bench.figures import quantile
 from streamserve.workload.openloop import Latency, latency
 
 MOST_TIMES = 100.0
+NEVER = Latency(math.inf, math.inf, math.inf, math.inf)
+"""Of a run that served nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figures:
     """What a run came to.
 
-    Latencies are those of the requests that were served; the others are counted, and count against goodput.
+    A request that was lost (it failed, or was cut off) counts as infinitely late in the percentiles of TTFT and E2E,
+    and against goodput. It has no part in means, TPOT and ITL: they would be infinite, or of half an answer.
     """
 
     requests: int
@@ -26,10 +32,17 @@ class Figures:
     goodput_per_s: float
     """Requests within both latencies of the SLO, per second."""
     slo_share: float
-    ttft: Latency | None
+    ttft: Latency
     tpot: Latency | None
+    """None where no answer had two tokens."""
     itl: Latency | None
-    e2e: Latency | None
+    """None where no answer came in several pieces."""
+    e2e: Latency
+
+    @property
+    def lost(self) -> int:
+        """Requests that were not served."""
+        return self.failed + self.unfinished
 
 
 def figures(run: Run, slo_ttft_s: float, slo_tpot_s: float) -> Figures:
@@ -46,11 +59,19 @@ def figures(run: Run, slo_ttft_s: float, slo_tpot_s: float) -> Figures:
         output_tokens_per_s=sum(sample.output_tokens for sample in run.samples) / run.duration_s,
         goodput_per_s=met / run.duration_s,
         slo_share=met / len(run.samples),
-        ttft=latency([sample.ttft_s for sample in served if sample.ttft_s is not None]),
-        tpot=latency([sample.tpot_s for sample in served if sample.tpot_s is not None]),
-        itl=latency([each for sample in served for each in sample.itl_s]),
-        e2e=latency([sample.e2e_s for sample in served if sample.e2e_s is not None]),
+        ttft=_late([sample.ttft_s for sample in served if sample.ttft_s is not None], len(lost)),
+        tpot=latency([sample.tpot_s for sample in served if sample.tpot_s is not None]) if served else NEVER,
+        itl=latency([each for sample in served for each in sample.itl_s]) if served else NEVER,
+        e2e=_late([sample.e2e_s for sample in served if sample.e2e_s is not None], len(lost)),
     )
+
+
+def _late(values_s: Sequence[float], lost: int) -> Latency:
+    """The mean of what was served, and percentiles in which what was lost is infinitely late."""
+    if not values_s:
+        return NEVER
+    every = [*values_s, *[math.inf] * lost]
+    return Latency(statistics.fmean(values_s), quantile(every, 0.5), quantile(every, 0.9), quantile(every, 0.99))
 
 
 def _met(sample: Sample, slo_ttft_s: float, slo_tpot_s: float) -> bool:
@@ -65,8 +86,10 @@ class Metric:
 
     title: str
     take: Callable[[Figures], float | None]
-    """None where nothing was served."""
+    """Infinite where nothing was served, or too many were lost; None where there is nothing that it could be of."""
     more_is_better: bool = False
+    of_served: bool = False
+    """Whether requests that were lost have no part in it."""
 
     def times_better(self, value: float, base: float) -> float:
         """How many times better the value is than the base; at most `MOST_TIMES`, so that 0 has a ratio as well."""
@@ -86,19 +109,19 @@ def _of(
     return metric
 
 
-def _latencies(name: str, pick: Callable[[Figures], Latency | None]) -> list[Metric]:
+def _latencies(name: str, pick: Callable[[Figures], Latency | None], of_served: bool = False) -> list[Metric]:
     return [
-        Metric(f"{name} mean, s", _of(pick, lambda each: each.mean_s)),
-        Metric(f"{name} p50, s", _of(pick, lambda each: each.p50_s)),
-        Metric(f"{name} p90, s", _of(pick, lambda each: each.p90_s)),
-        Metric(f"{name} p99, s", _of(pick, lambda each: each.p99_s)),
+        Metric(f"{name} mean, s", _of(pick, lambda each: each.mean_s), of_served=True),
+        Metric(f"{name} p50, s", _of(pick, lambda each: each.p50_s), of_served=of_served),
+        Metric(f"{name} p90, s", _of(pick, lambda each: each.p90_s), of_served=of_served),
+        Metric(f"{name} p99, s", _of(pick, lambda each: each.p99_s), of_served=of_served),
     ]
 
 
 TTFT = _latencies("TTFT", lambda each: each.ttft)
-TPOT = _latencies("TPOT", lambda each: each.tpot)
+TPOT = _latencies("TPOT", lambda each: each.tpot, of_served=True)
 E2E = _latencies("E2E", lambda each: each.e2e)
-ITL_P99 = Metric("ITL p99, s", _of(lambda each: each.itl, lambda each: each.p99_s))
+ITL_P99 = Metric("ITL p99, s", _of(lambda each: each.itl, lambda each: each.p99_s), of_served=True)
 THROUGHPUT = Metric("output tokens/s", lambda each: each.output_tokens_per_s, more_is_better=True)
 GOODPUT = Metric("SLO goodput, 1/s", lambda each: each.goodput_per_s, more_is_better=True)
 

@@ -10,7 +10,7 @@ from streamserve.bench.contest.contest import CAPACITY_REQUESTS
 from streamserve.bench.contest.folder import Folder
 from streamserve.bench.contest.settings import Settings
 from streamserve.errors import SetupError
-from tests.bench.contest.hall import Hall
+from tests.bench.contest.hall import Hall, prompt_set
 
 
 def asked(**changes: Any) -> Settings:
@@ -63,6 +63,17 @@ async def test_where_memory_is_short_runs_start_their_system_and_that_is_said(tm
         "as with --apart"
     ]
     assert len(hall.ups) == 2 + 12
+    assert all(each.apart for each in kept)
+
+
+async def test_a_server_that_was_started_for_one_run_has_seen_no_prompt(tmp_path: Path) -> None:
+    sets = {"short": prompt_set("short", 4)}
+    settings = asked(capacity={"*": 3.0}, repeats=1)
+    up = await Hall().contest(settings, Folder(tmp_path / "up"), sets).measure()
+    assert [(each.apart, each.seen) for each in up] == [(False, 0)] * 3 + [(False, 4)] * 3
+    short = Hall(free_gib=lambda up: 5.0 - 2.0 * up)
+    apart = await short.contest(settings, Folder(tmp_path / "apart"), sets).measure()
+    assert [(each.apart, each.seen) for each in apart] == [(True, 0)] * 6
 
 
 async def test_capacity_is_measured_on_the_first_system_and_its_server_stopped(tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A contest's folder."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,6 +25,17 @@ def test_a_run_that_is_kept_can_be_read_again(tmp_path: Path) -> None:
     folder.keep(made)
     assert folder.run(made.run.cell) == made
     assert [path.suffix for path in (tmp_path / "cells").iterdir()] == [".json"]
+
+
+def test_a_run_of_an_earlier_version_can_be_read(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    made = kept("vllm", 0, [sample(0.1, 1.0)])
+    folder.keep(made)
+    (path,) = (tmp_path / "cells").iterdir()
+    written = json.loads(path.read_bytes())
+    del written["apart"]
+    path.write_text(json.dumps(written))
+    assert folder.run(made.run.cell) == made and not made.apart
 
 
 def test_cells_of_one_contest_lie_apart() -> None:

@@ -28,9 +28,9 @@ PAIR = "streamserve:cpu-pair"
 def hall(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Hall:
     made = Hall({"streamserve:unified": 0.5, "vllm": 2.0})
 
-    def here(model: str, folder: Path, **_: Any) -> Place:
+    def here(model: str, folder: Path, cores: int | None = None, **_: Any) -> Place:
         folder.mkdir(parents=True, exist_ok=True)
-        return Place(model, (0, 1), folder)
+        return Place(model, tuple(range(cores or 2)), folder)
 
     def resolve(names: Sequence[str], where: Place) -> list[System]:
         return [system(name) for name in names]
@@ -59,7 +59,7 @@ def test_a_preset_from_its_name_to_the_report(hall: Hall, tmp_path: Path) -> Non
     result = bench("--preset", "smoke", *QUICK)
     assert result.exit_code == 0, result.output
     text = (tmp_path / "bench" / "report.md").read_text()
-    assert f"| mix, poisson, load 0.8 | `{PAIR}`: 2 (2 .. 2) ~ |" in text
+    assert f"| mix, poisson, load 0.8 | `{PAIR}`: 2 (2 .. 2) vllm ~ |" in text
     assert len(list((tmp_path / "bench" / "cells").glob("*.json"))) == 4
     assert "vllm: E2E mean, s 2," in result.stdout
     assert "[4/4, 0.0 min left]" in result.stdout
@@ -97,14 +97,43 @@ def test_mistakes_end_it_before_anything_is_started(hall: Hall, options: tuple[s
 
 
 def test_pick_leaves_its_choice_for_serve(hall: Hall, tmp_path: Path) -> None:
-    result = bench("--pick", *QUICK)
+    result = bench("--pick", *QUICK, "--repeats", "3")
     assert result.exit_code == 0, result.output
     assert f"{PAIR} again" in (tmp_path / "bench" / "report.md").read_text()
     choice = picked.read(picked.path())["embedded, 2 cores"]
     assert (choice.config, choice.changes) == ("unified", [])
-    assert choice.reason.startswith("E2E p99, s 2 (2 .. 2, n=4) times better than 2 elastic lanes")
+    assert choice.reason.startswith("E2E p99, s 2 (2 .. 2, n=6) times better than 2 elastic lanes")
     assert "`streamserve serve` takes it for embedded, 2 cores from now on" in result.stdout
     assert json.loads((tmp_path / "bench" / "pick.json").read_text())["topology"]["config"] == "unified"
+
+
+def test_a_choice_holds_for_the_cores_that_were_measured(hall: Hall, monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = replace(LAPTOP, core_ids=tuple(range(8)))
+    monkeypatch.setattr(hold, "inspect_machine", lambda: machine)
+    result = bench("--pick", *QUICK, "--repeats", "3", "--cores", "2")
+    assert result.exit_code == 0, result.output
+    assert list(picked.read(picked.path())) == ["embedded, 2 cores"]
+
+
+def test_a_preset_keeps_its_load_with_other_systems(hall: Hall) -> None:
+    given = ("--no-plots", "--capacity", "2", "--repeats", "1", "--requests", "4")
+    assert bench("--preset", "baselines", "--systems", "vllm,vllm-spec", *given).exit_code == 0
+    assert {(rate, arrivals) for _, _, rate, arrivals, _ in hall.client.sent if rate != 1.0} == {
+        (1.6, "poisson"), (1.6, "gamma:5")
+    }  # fmt: skip
+    assert set(hall.client.runs) == {"vllm", "vllm-spec"}
+
+
+def test_without_a_preset_systems_run_under_the_usual_load(hall: Hall) -> None:
+    given = ("--no-plots", "--capacity", "4", "--repeats", "1", "--requests", "4", "--out", "usual")
+    assert bench("--systems", "vllm,vllm-spec", *given).exit_code == 0
+    sent = {(rate, arrivals) for _, _, rate, arrivals, _ in hall.client.sent if rate != 1.0}
+    assert sent == {(2.0, "poisson"), (3.2, "poisson")}
+
+
+def test_the_report_tells_the_capacity_that_was_given(hall: Hall, tmp_path: Path) -> None:
+    assert bench("--systems", "vllm", *QUICK).exit_code == 0
+    assert "| capacity, requests/s | mix 2 (as given) |" in (tmp_path / "bench" / "report.md").read_text()
 
 
 def test_pick_without_a_difference_takes_an_earlier_choice_back(hall: Hall) -> None:

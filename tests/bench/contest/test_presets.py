@@ -54,6 +54,12 @@ def test_every_component_is_taken_away_alone() -> None:
     assert loaded["fixed depth 3"].speculation.depth == 3
 
 
+def test_baselines_draft_as_streamserve_does_and_one_does_not() -> None:
+    assert preset("baselines", "cpu-pair").systems == (
+        "streamserve:cpu-pair", "vllm", "vllm-spec", "vllm-dp-spec", "vllm-pd-spec",
+    )  # fmt: skip
+
+
 def test_lanes_cannot_be_compared_where_there_is_one() -> None:
     with pytest.raises(ConfigError, match="nothing to compare"):
         preset("topology", "unified")

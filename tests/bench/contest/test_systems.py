@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from streamserve.bench.contest.process import Process
 from streamserve.bench.contest.systems import System
 from streamserve.errors import ConfigError, SetupError
 from streamserve.lanes.vllm import environment
+from streamserve.lanes.vllm import model as models
 from streamserve.lanes.vllm.plan import available_cores
 
 SHARED = {"NUMBA_THREADING_LAYER": "workqueue", "LD_PRELOAD": "libiomp5.so", "VLLM_USE_V2_MODEL_RUNNER": "0"}
@@ -150,6 +152,15 @@ def test_streamserve_takes_a_configuration_and_several_changes() -> None:
     assert process.cores == (0, 1)
 
 
+def test_streamserve_is_told_the_model_s_name_and_vllm_where_it_lies() -> None:
+    """Choices of `bench --pick` and trained policies are looked up by the name."""
+    at = replace(place(), model="/cache/models/small", named="embedded")
+    (own,) = resolve("streamserve", at).processes
+    assert own.argv[1:6] == ("-m", "streamserve", "serve", "embedded", "--host")
+    system = resolve("vllm", at)
+    assert value(system.processes[0], "--model") == system.tokenizer == "/cache/models/small"
+
+
 def test_streamserve_alone_chooses_for_itself() -> None:
     system = resolve("streamserve")
     assert system.title == "StreamServe"
@@ -211,6 +222,12 @@ def test_a_name_that_means_nothing_is_told_before_anything_starts(name: str, mes
         resolve(name)
 
 
+def test_an_embedded_model_keeps_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(models, "embedded_model", lambda progress: tmp_path)
+    here = place_module.here("embedded", tmp_path / "out", gpus=())
+    assert (here.model, here.named) == (str(tmp_path), "embedded")
+
+
 def test_a_missing_router_says_how_to_get_it(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (machine / "vllm-router").unlink()
     monkeypatch.setenv("PATH", str(machine))
@@ -225,6 +242,7 @@ def test_a_place_is_this_machine(tmp_path: Path) -> None:
     available = available_cores()
     here = place_module.here(str(model), tmp_path / "out", cores=1, gpus=())
     assert (here.model, here.heads, here.cores, here.device) == (str(model), 14, available[:1], "cpu")
+    assert here.named == str(model)
     assert here.bounds == here.cores and (tmp_path / "out").is_dir()
     assert place_module.here(str(model), tmp_path, gpus=()).cores == available
     with_gpus = place_module.here(str(model), tmp_path, gpus=(0, 1))
