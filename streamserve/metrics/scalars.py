@@ -1,4 +1,4 @@
-"""Scalars: what TensorBoard shows of requests and lanes, under the same tags in training and in serving.
+"""Scalars: what TensorBoard shows of requests and lanes while serving; training writes some of these tags too.
 
 docs/tensorboard.md explains each tag.
 """
