@@ -4,8 +4,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
-from typing import Any, ClassVar, cast
+from typing import Any
 from urllib.parse import urlencode
 
 import httpx
@@ -14,17 +13,13 @@ import pytest
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from streamserve.api import agent
-from streamserve.api.admin import Admins
 from streamserve.config import Config, LaneConfig, PolicyConfig, SchedulerConfig
 from streamserve.errors import ConfigError
 from streamserve.metrics.policy import Fallback
 from streamserve.policy import wire
 from streamserve.policy.codec import Codec
-from streamserve.policy.seat import Wish
 from streamserve.policy.switch import PolicySwitch
 from streamserve.types import LaneId
-from streamserve.virtual import run
 from tests.api.plant import Plant, plant
 from tests.fakes import ticks
 
@@ -310,42 +305,3 @@ class TestNobodyWaitsTooLong:
             serving = [server.start(f"r{number}") for number in range(12)]
             assert await asyncio.gather(*serving) == [4] * 12
         assert set(fallbacks(server)) == {Fallback.LATE, Fallback.COOLING}
-
-
-class Stuck:
-    """The server's end of a connection to an agent that reads nothing, not even that it is let go."""
-
-    query_params: ClassVar[dict[str, str]] = {}
-
-    def __init__(self) -> None:
-        self.closing = asyncio.Event()
-
-    async def accept(self) -> None: ...
-
-    async def send_bytes(self, frame: bytes) -> None:
-        await asyncio.Event().wait()
-
-    async def receive(self) -> Any:
-        await asyncio.Event().wait()
-
-    async def close(self, code: int, reason: str) -> None:
-        self.closing.set()
-        await asyncio.Event().wait()
-
-
-def test_one_that_is_slow_to_go_leaves_its_successor_in_place() -> None:
-    async def main() -> None:
-        switch = PolicySwitch(config())
-        assert switch.seat is not None
-        (route,) = agent.router(cast(Any, SimpleNamespace(look=lambda: None)), switch, Admins()).routes
-        socket = Stuck()
-        talking = asyncio.create_task(cast(Any, route).endpoint(socket))
-        await socket.closing.wait()
-        assert not switch.seat.taken
-        successor: list[wire.Told] = []
-        switch.seat.take(Wish(), successor.append, lambda: None)
-        await talking
-        assert asyncio.get_running_loop().time() == 2 * agent.SEND_LIMIT_S
-        assert switch.seat.taken
-
-    run(main())

@@ -2,95 +2,20 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.config import SchedulerConfig
-from streamserve.errors import NoLane, Overloaded, Undecided
-from streamserve.scheduler.admission import Admission
-from streamserve.scheduler.load import Dispatched, Load
+from streamserve.errors import Overloaded
 from streamserve.scheduler.record import Record
 from streamserve.signals import LaneLoad
 from streamserve.types import LaneId
 from streamserve.virtual import run
-from tests.fakes import make_request, pair, ticks
+from tests.fakes import make_request, ticks
+from tests.scheduler.desk import Desk
 
 LANE = LaneId("a")
-
-
-class Desk:
-    """An admission in front of one lane; `room` = how many more requests the lane takes, None = any number.
-
-    `refuses`: what dispatching raises, by the request's id. `ready`: whether the lane is; `unready`: what
-    dispatching raises while it is not.
-    """
-
-    def __init__(self, max_dispatched: int, max_queued: int, **config: Any) -> None:
-        self.load = Load()
-        self.room: int | None = None
-        self.ready = True
-        self.unready: Exception = NoLane("no lane is ready")
-        self.refuses: dict[str, Exception] = {}
-        self.served: list[str] = []
-        self.tasks: list[asyncio.Task[Record]] = []
-        self.change = asyncio.Event()
-        self.admission = Admission(
-            SchedulerConfig(max_dispatched=max_dispatched, max_queued=max_queued, **config),
-            self.dispatch,
-            lambda: self.ready,
-            self.lane_ready,
-        )
-
-    def dispatch(self, record: Record) -> Dispatched | None:
-        if not self.ready:
-            raise self.unready
-        if record.request.id in self.refuses:
-            raise self.refuses[record.request.id]
-        if self.room == 0:
-            return None
-        if self.room is not None:
-            self.room -= 1
-        return Dispatched(self.load, pair("a", "a"), 1)
-
-    async def lane_ready(self) -> None:
-        await self.change.wait()
-
-    def become_ready(self) -> None:
-        self.ready = True
-        self.change.set()
-        self.change = asyncio.Event()
-
-    async def enter(self, record: Record) -> Record:
-        """Take a place as the scheduler does, and give everything back if that fails."""
-        try:
-            await self.admission.enter(record)
-        except BaseException:
-            self.admission.leave(record)
-            raise
-        self.served.append(record.request.id)
-        return record
-
-    def join(self, name: str, priority: int = 0, due_s: float = 0.0) -> Callable[[], bool]:
-        """Start a task that takes a place; the result cancels it."""
-        task = asyncio.create_task(self.enter(Record(make_request(name, priority=priority), due_s)))
-        self.tasks.append(task)
-        return task.cancel
-
-    def release(self) -> None:
-        """Give back the place of somebody who has one."""
-        self.admission.leave(self.holders[0])
-
-    @property
-    def holders(self) -> list[Record]:
-        done = [task for task in self.tasks if task.done() and not task.cancelled() and task.exception() is None]
-        return [task.result() for task in done if task.result().placed]
-
-    async def close(self) -> None:
-        self.admission.stop()
-        await self.admission.stopped()
 
 
 async def test_places_first_then_the_queue_by_priority_and_order() -> None:
@@ -241,99 +166,6 @@ async def test_an_error_of_dispatch_ends_that_request_alone() -> None:
     assert desk.served == ["good"]
     assert isinstance(desk.tasks[0].exception(), ZeroDivisionError)
     await desk.close()
-
-
-def test_a_request_that_no_ready_lane_suits_lets_others_pass_and_waits_its_time() -> None:
-    async def main() -> None:
-        desk = Desk(9, 9, lane_wait_s=30.0)
-        desk.refuses["odd"] = NoLane("no lane has its adapter")
-        desk.join("odd")
-        await asyncio.sleep(10)
-        desk.join("normal")
-        await ticks()
-        assert (desk.served, desk.admission.queued) == (["normal"], 1)
-        with pytest.raises(NoLane, match="waited 30 s for a lane: no lane has its adapter"):
-            await desk.tasks[0]
-        assert asyncio.get_running_loop().time() == 30.0
-        await desk.close()
-
-    run(main())
-
-
-def test_everybody_waits_as_long_for_a_lane() -> None:
-    async def main() -> None:
-        desk = Desk(2, 9, lane_wait_s=30.0)
-        desk.ready = False
-        ended: list[float] = []
-        for at_s in (0.0, 12.0, 12.0, 20.0):
-            await asyncio.sleep(at_s - asyncio.get_running_loop().time())
-            desk.join("r")
-            desk.tasks[-1].add_done_callback(lambda _: ended.append(asyncio.get_running_loop().time()))
-        outcomes = await asyncio.gather(*desk.tasks, return_exceptions=True)
-        assert [type(outcome) for outcome in outcomes] == [NoLane] * 4
-        assert ended == [30.0, 42.0, 42.0, 50.0]
-        await desk.close()
-
-    run(main())
-
-
-def test_the_wait_for_a_lane_begins_anew_once_one_was_ready() -> None:
-    async def main() -> None:
-        desk = Desk(9, 9, lane_wait_s=30.0)
-        desk.ready = False
-        desk.join("r")
-        await asyncio.sleep(20)
-        desk.room = 0
-        desk.become_ready()
-        await asyncio.sleep(20)
-        assert not desk.tasks[0].done()
-        desk.ready = False
-        desk.admission.look()
-        with pytest.raises(NoLane):
-            await desk.tasks[0]
-        assert asyncio.get_running_loop().time() == 70.0
-        await desk.close()
-
-    run(main())
-
-
-@pytest.mark.parametrize("before", ["no lane was ready", "none suited it"])
-def test_who_is_being_decided_on_waits_for_no_lane_any_more(before: str) -> None:
-    async def main() -> None:
-        desk = Desk(9, 9, lane_wait_s=30.0)
-        if before == "none suited it":
-            desk.refuses["r"] = NoLane("no lane has its adapter")
-        else:
-            desk.ready = False
-        desk.join("r")
-        await asyncio.sleep(29.9)
-        desk.refuses["r"] = Undecided()
-        desk.become_ready()
-        await asyncio.sleep(5)
-        assert not desk.tasks[0].done()
-        del desk.refuses["r"]
-        desk.admission.look()
-        await desk.tasks[0]
-        assert desk.served == ["r"]
-        await desk.close()
-
-    run(main())
-
-
-def test_who_is_being_decided_on_while_no_lane_is_ready_waits_its_time() -> None:
-    async def main() -> None:
-        desk = Desk(9, 9, lane_wait_s=30.0)
-        desk.ready = False
-        desk.join("r")
-        await asyncio.sleep(20)
-        desk.unready = Undecided()
-        desk.admission.look()
-        with pytest.raises(NoLane):
-            await desk.tasks[0]
-        assert asyncio.get_running_loop().time() == 30.0
-        await desk.close()
-
-    run(main())
 
 
 @given(
