@@ -16,7 +16,7 @@ from streamserve.simulation import hindsight
 from streamserve.types import Slo
 
 NAME = "hindsight"
-FIGURES = {"mean": "cost", "p99": "e2e_p99"}
+FIGURES = {"mean": "cost", "p99": "e2e_p99", "goodput": "slo_share"}
 """Goal -> the figure that it is."""
 
 
@@ -35,7 +35,7 @@ class Search:
 def bounded(table: Table, makers: Mapping[str, MakeEnv], search: Search, slo: Slo, say: Callable[[str], None]) -> Table:
     """The comparison with the bound in the same episodes. makers: those it was made with. Raises `ConfigError`."""
     if search.goal not in FIGURES:
-        raise ConfigError(f"--oracle-of {search.goal!r}: write {' or '.join(FIGURES)}")
+        raise ConfigError(f"--oracle-of {search.goal!r}: write one of {', '.join(FIGURES)}")
     bound = Bound(NAME, FIGURES[search.goal], search.tries)
     cells = []
     for scenario, make in makers.items():
@@ -44,7 +44,7 @@ def bounded(table: Table, makers: Mapping[str, MakeEnv], search: Search, slo: Sl
         cells.append(Cell(scenario, NAME, seeds, found))
         made = msgspec.structs.replace(table, cells=[*table.cells, *cells], bound=bound)
         gain = made.gain(scenario, NAME, bound.figure)
-        say(f"{scenario}: hindsight saves {gain.value:.1%} [{gain.low:.1%}, {gain.high:.1%}] of {bound.figure}")
+        say(f"{scenario}: hindsight is better by {gain.value:.1%} [{gain.low:.1%}, {gain.high:.1%}] of {bound.figure}")
     return msgspec.structs.replace(table, cells=[*table.cells, *cells], bound=bound)
 
 

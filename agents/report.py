@@ -56,7 +56,7 @@ def _summary(table: Table, policy: str) -> str:
 def _explained(bound: Bound) -> str:
     return (
         f"{bound.name}: what a search of {bound.tries} tries per episode found that other pairs for the same requests, "
-        f"with the same luck, would have saved of {FIGURES[bound.figure]}. It knew the future, so no policy can be "
+        f"with the same luck, would have won in {FIGURES[bound.figure]}. It knew the future, so no policy can be "
         "expected to reach it; it did not try everything, so the most that is possible is at least that."
     )
 

@@ -41,7 +41,7 @@ def simulate(
         str | None,
         typer.Option(
             help="ROUTER, ROUTER+ORDER or ROUTER+direct; default: the configured. hindsight:TRIES or "
-            "hindsight:TRIES:p99 searches for the best mean or p99 that routing could have had.",
+            "hindsight:TRIES:p99|goodput searches for the best mean, p99 or goodput that routing could have had.",
             metavar="NAME,...",
         ),
     ] = None,

@@ -147,7 +147,9 @@ def evaluate(
     oracle: Annotated[
         int, typer.Option(help="Search each episode so many times for what routing could have won.", min=0)
     ] = 0,
-    oracle_of: Annotated[str, typer.Option("--oracle-of", help="What that makes small.", metavar="mean|p99")] = "mean",
+    oracle_of: Annotated[
+        str, typer.Option("--oracle-of", help="What that makes best.", metavar="mean|p99|goodput")
+    ] = "mean",
     jobs: Annotated[int, typer.Option(help="Processes for that.", min=1)] = 1,
     live: Annotated[bool, typer.Option("--live", help="On real lanes: the same requests under each in turn.")] = False,
     repeats: Annotated[int, typer.Option(help="Live: blocks of each scenario.", min=2)] = 8,
