@@ -49,6 +49,8 @@ class Bound(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     figure: str
     """Of `Figures`: what it made small."""
     tries: int
+    lasting: dict[str, list[float]] = {}
+    """Scenario -> by seed, what is left of the gain where the same decisions meet other luck, as in `Table.gains`."""
 
 
 class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -85,10 +87,7 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         figure = figure or self.figure
         ours = [getattr(each, figure) for each in self.cell(scenario, policy).figures]
         theirs = [getattr(each, figure) for each in self.cell(scenario, self.rival).figures]
-        if figure != "slo_share":
-            return gains(ours, theirs)
-        more: list[float] = relative(np.subtract(ours, theirs), np.array(theirs), LEAST_SHARE).tolist()
-        return more
+        return better(ours, theirs, figure)
 
     def gain(self, scenario: str, policy: str, figure: str | None = None) -> Estimate:
         """The mean gain with its paired bootstrap interval."""
@@ -103,6 +102,14 @@ class Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The scenarios in which it does worse: significantly, or by more than `LOSS`."""
         found = {scenario: self.gain(scenario, policy) for scenario in self.scenarios}
         return [scenario for scenario, gain in found.items() if gain.below_0 or gain.value < -LOSS]
+
+
+def better(ours: Sequence[float], theirs: Sequence[float], figure: str) -> list[float]:
+    """By pair, the share of theirs that is saved or, of `slo_share`, by which there is more; see `relative`."""
+    if figure != "slo_share":
+        return gains(ours, theirs)
+    more: list[float] = relative(np.subtract(ours, theirs), np.array(theirs), LEAST_SHARE).tolist()
+    return more
 
 
 def compare(

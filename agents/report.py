@@ -8,7 +8,7 @@ import numpy as np
 
 from agents.comparison import Bound, Table
 from agents.folder import write
-from agents.statistics import Estimate
+from agents.statistics import Estimate, estimate
 
 WANTED = 0.05
 """A gain that is worth the name."""
@@ -57,7 +57,8 @@ def _explained(bound: Bound) -> str:
     return (
         f"{bound.name}: what a search of {bound.tries} tries per episode found that other pairs for the same requests, "
         f"with the same luck, would have won in {FIGURES[bound.figure]}. It knew the future, so no policy can be "
-        "expected to reach it; it did not try everything, so the most that is possible is at least that."
+        "expected to reach it; it did not try everything, so the most that is possible is at least that. Much of it is "
+        "luck that it took: with other luck, the same decisions win what the last column says."
     )
 
 
@@ -68,9 +69,10 @@ def _scenarios(table: Table, policy: str) -> str:
         for scenario in table.scenarios
     ]
     if (bound := table.bound) is not None:
-        header.append(f"{bound.name}: {FIGURES[bound.figure]}")
+        header += [f"{bound.name}: {FIGURES[bound.figure]}", f"{bound.name}, other luck"]
         for scenario, row in zip(table.scenarios, rows, strict=True):
-            row.append(_shown(table.gain(scenario, bound.name, bound.figure)))
+            lasting = estimate([bound.lasting[scenario]], np.random.default_rng(0))
+            row += [_shown(table.gain(scenario, bound.name, bound.figure)), _shown(lasting)]
     return markdown(header, rows)
 
 

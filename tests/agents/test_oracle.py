@@ -42,6 +42,7 @@ def test_it_stands_beside_every_scenario(goal: str, figure: str) -> None:
     text = report.text(made)
     assert f"hindsight: {report.FIGURES[figure]}" in text and "It knew the future" in text
     assert f"+{made.gain('wild', 'hindsight', figure).value:.1%}" in text
+    assert len(made.bound.lasting["wild"]) == len(SEEDS) and "| hindsight, other luck |" in text
     assert "It knew" not in report.text(table)
     assert said[-1].startswith("wild: hindsight is better by")
 

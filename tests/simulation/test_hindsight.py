@@ -72,6 +72,20 @@ def test_a_search_repeats_and_every_step_of_it_is_better(goal: str) -> None:
     assert found.gain == 1 - values[-1] / values[0]
 
 
+def test_with_other_luck_the_same_decisions_meet_the_same_requests() -> None:
+    found = search(EPISODE, 12, GOALS["mean"])
+    pairs = hindsight.elsewhere(EPISODE, found, 2)
+    for heuristic, replayed in pairs:
+        assert {each.request_id: each.output_tokens for each in heuristic.run.results} == {
+            each.request_id: each.output_tokens for each in replayed.run.results
+        }
+        placed = {each.request_id: each.decision for each in replayed.run.results}
+        for request_id, (decision,) in found.written.items():
+            made = placed[request_id]
+            assert made is not None and (made.prefill, made.decode) == (decision.prefill, decision.decode)
+    assert times(pairs[0][0]) != times(pairs[1][0]) != times(found.heuristic)
+
+
 def test_what_can_be_won_is_found() -> None:
     def on_a(results: Sequence[Result]) -> float:
         return 1.0 + sum(each.decision is not None and each.decision.decode == A for each in results)
