@@ -23,8 +23,10 @@ class DecayedMean:
 
     def add(self, value: float, at_s: float, weight: float = 1.0) -> None:
         """Take in a sample; `weight` above 0."""
-        kept = math.exp(min(0.0, self._at_s - at_s) / self._constant_s)
-        self._at_s = max(self._at_s, at_s)
+        kept = 1.0
+        if at_s > self._at_s:
+            kept = math.exp((self._at_s - at_s) / self._constant_s)
+            self._at_s = at_s
         self._sum = self._sum * kept + value * weight
         self._weight = self._weight * kept + weight
 

@@ -4,12 +4,12 @@ Only who admitted a request knows when it arrived, so these two come from result
 around the engine puts them into the snapshots, for live and simulated lanes alike.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 
 from streamserve.averages import MovingLatency
 from streamserve.protocols import Engine, TokenStream
-from streamserve.signals import Averages, DepthControl, LaneSignals
+from streamserve.signals import Averages, DepthControl, LaneSignals, with_latencies
 from streamserve.types import Decision, Finish, LaneId, Request, Result
 
 NONE_YET = Averages()
@@ -19,8 +19,8 @@ class LatencyAverages:
     """Moving averages per lane: TTFT where the prompt was computed, TPOT where the request was decoded."""
 
     def __init__(self) -> None:
-        self._ttft: dict[LaneId, MovingLatency] = {}
-        self._tpot: dict[LaneId, MovingLatency] = {}
+        self._ttft: defaultdict[LaneId, MovingLatency] = defaultdict(MovingLatency)
+        self._tpot: defaultdict[LaneId, MovingLatency] = defaultdict(MovingLatency)
 
     def learn(self, result: Result) -> None:
         """Take in a request that ended.
@@ -33,9 +33,9 @@ class LatencyAverages:
             return
         if result.dispatched_s is not None and result.first_token_s < result.dispatched_s:
             return
-        self._ttft.setdefault(decision.prefill, MovingLatency()).add(result.ttft_s, result.finished_s)
+        self._ttft[decision.prefill].add(result.ttft_s, result.finished_s)
         if result.tpot_s is not None and result.finish in (Finish.STOP, Finish.LENGTH):
-            self._tpot.setdefault(decision.decode, MovingLatency()).add(result.tpot_s, result.finished_s)
+            self._tpot[decision.decode].add(result.tpot_s, result.finished_s)
 
     def of(self, lane: LaneId) -> tuple[Averages, Averages]:
         """The lane's TTFT and TPOT; the same objects until either changes."""
@@ -68,6 +68,6 @@ class EngineWithLatencies:
         # A snapshot has some forty fields, and copying those of many lanes for each request would show.
         if last is not None and last[0] is snapshot and last[1] is ttft and last[2] is tpot:
             return last[3]
-        merged = replace(snapshot, ttft_s=ttft, tpot_s=tpot)
+        merged = with_latencies(snapshot, ttft, tpot)
         self._last[lane] = (snapshot, ttft, tpot, merged)
         return merged
