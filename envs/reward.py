@@ -66,12 +66,13 @@ class _Open:
     ttft_chance: float = 0.0
     tpot_chance: float = 0.0
     """That it misses either, once it is routed."""
+    expected_missed: float = 0.0
+    """Deadlines to be booked yet."""
 
-    @property
-    def expected_missed(self) -> float:
-        """Deadlines to be booked yet."""
+    def expect(self) -> None:
+        """Reckon anew; all of them are added up at every decision, and few have changed."""
         ttft = 0.0 if self.missed_ttft or self.first_s is not None else self.ttft_chance
-        return ttft if self.missed_tpot else ttft + self.tpot_chance
+        self.expected_missed = ttft if self.missed_tpot else ttft + self.tpot_chance
 
 
 class Ledger:
@@ -106,7 +107,7 @@ class Ledger:
     @property
     def expected_missed(self) -> float:
         """Deadlines that requests in the system will miss, as `expect` was told, beside those that are booked."""
-        return sum(each.expected_missed for each in self._open.values())
+        return sum([each.expected_missed for each in self._open.values()])
 
     def arrived(self, request: Request, slo: Slo) -> None:
         """A request counts from its arrival on. slo: what it is held to."""
@@ -123,6 +124,7 @@ class Ledger:
         if known is not None:
             known.ttft_chance = chance(ttft_s, known.slo.ttft_s)
             known.tpot_chance = chance(tpot_s, known.slo.tpot_s if known.max_tokens > 1 else None)
+            known.expect()
 
     def first_token(self, request_id: str, at_s: float) -> None:
         """It decodes from then on; does nothing when it has ended, as it has with its only piece of output."""
@@ -165,6 +167,7 @@ class Ledger:
             elif not of_first and not known.missed_tpot:
                 known.missed_tpot = True
                 self._missed += 1
+            known.expect()
         cost = Cost(self._ttft_s, self._decode_s, self._missed, self._failures)
         self._ttft_s = self._decode_s = 0.0
         self._missed = self._failures = 0
@@ -177,6 +180,7 @@ class Ledger:
         self._ttft_s -= self._at_s - at_s
         self._decode_s += self._at_s - at_s
         self._judge_ttft(known, at_s)
+        known.expect()
         if known.slo.tpot_s is not None and known.max_tokens > 1:
             # Later than this the budget is broken, however many tokens it still makes.
             heappush(self._deadlines, (at_s + known.slo.tpot_s * (known.max_tokens - 1), request_id, False))

@@ -105,4 +105,6 @@ class Traffic:
             tokens = planned.max_tokens
             if self.output_share != (1.0, 1.0):
                 tokens = max(1, round(tokens * float(share.uniform(*self.output_share))))
-            yield replace(planned, arrival_s=at_s, output_tokens=tokens, slo=self.slo)
+            yield Planned(
+                at_s, planned.prompt_token_ids, planned.max_tokens, planned.workload, self.slo, output_tokens=tokens
+            )
