@@ -14,6 +14,9 @@ COMMON_RATE = 0.05
 """How fast knots that are not visited follow a machine that becomes faster or slower as a whole."""
 FRESH_STEPS = 1024
 """Steps after which what a knot has seen counts half: a bad look must not keep a depth from being tried for ever."""
+OLD = 10 * FRESH_STEPS
+FADED = [max(1e-3, math.exp2(-age / FRESH_STEPS)) for age in range(OLD + 1)]
+"""What counts of a knot that was seen so many steps ago, and `OLD` or more."""
 TRUSTED = 8.0
 """Steps after which a knot is believed more than one step that contradicts it."""
 OUTLIER = 5.0
@@ -27,6 +30,9 @@ LEAST = 0.05
 """A step of one token costs at least this share of the smallest that was visited: low, so that it is tried."""
 RISE_S = 1e-6
 """The least by which a knot costs more than the one below."""
+(_LOW, _LOW_S), (_HIGH, _HIGH_S) = GUESS.decode_s
+GUESSED_SLOPE = (_HIGH_S - _LOW_S) / (_HIGH - _LOW)
+"""Of the guessed table, in seconds per token."""
 
 
 class StepCostModel:
@@ -110,45 +116,68 @@ class StepCostModel:
         self._knot_s = [knot_s * factor for knot_s in self._knot_s]
 
     def _aged(self, place: int) -> float:
-        return self._weight[place] * max(1e-3, math.exp2((self._visited[place] - self._steps) / FRESH_STEPS))
+        return self._weight[place] * FADED[min(self._steps - self._visited[place], OLD)]
 
     def _table(self) -> tuple[tuple[int, float], ...]:
         """The visited knots, each pulled a little to the line through all of them and so far as it is old, rising."""
-        seen = [(KNOTS[place], self._knot_s[place], self._aged(place)) for place, w in enumerate(self._weight) if w]
+        steps = self._steps
+        seen: list[tuple[int, float, float]] = []
+        # Plain loops: most steps have a new table, in the live engine too, and sums over generators are slow.
+        total = first_moment = seconds = 0.0
+        for tokens, knot_s, weight, visited in zip(KNOTS, self._knot_s, self._weight, self._visited, strict=True):
+            if weight:
+                age = steps - visited
+                left = weight * FADED[age if age < OLD else OLD]
+                seen.append((tokens, knot_s, left))
+                total += left
+                first_moment += tokens * left
+                seconds += knot_s * left
         if not seen:
             return GUESS.decode_s
-        total = sum(weight for _, _, weight in seen)
-        mean = sum(tokens * weight for tokens, _, weight in seen) / total
-        mean_s = sum(knot_s * weight for _, knot_s, weight in seen) / total
-        spread = sum(weight * (tokens - mean) ** 2 for tokens, _, weight in seen)
-        rise = sum(weight * (tokens - mean) * knot_s for tokens, knot_s, weight in seen)
-        (low, low_s), (high, high_s) = GUESS.decode_s
-        guessed_slope = (high_s - low_s) / (high - low) * mean_s / GUESS.decode_step_s(mean)
-        slope = max(0.0, (rise + SLOPE_WEIGHT * guessed_slope) / (spread + SLOPE_WEIGHT))
-        least_s = 0.5 * min(knot_s for _, knot_s, _ in seen)
-        pulled = []
+        mean, mean_s = first_moment / total, seconds / total
+        spread = rise = 0.0
+        lowest_s = math.inf
         for tokens, knot_s, weight in seen:
-            line_s = max(mean_s + slope * (tokens - mean), least_s)
-            pulled.append((tokens, (knot_s * weight + line_s) / (weight + 1), weight))
+            off = tokens - mean
+            spread += weight * off**2
+            rise += weight * off * knot_s
+            lowest_s = knot_s if knot_s < lowest_s else lowest_s
+        guessed_s = _LOW_S + (_HIGH_S - _LOW_S) * (mean - _LOW) / (_HIGH - _LOW)
+        guessed_slope = GUESSED_SLOPE * mean_s / guessed_s
+        slope = max(0.0, (rise + SLOPE_WEIGHT * guessed_slope) / (spread + SLOPE_WEIGHT))
+        least_s = 0.5 * lowest_s
+        pulled: list[tuple[int, float, float]] = []
+        for tokens, knot_s, weight in seen:
+            line_s = mean_s + slope * (tokens - mean)
+            pulled_s = (knot_s * weight + (line_s if line_s > least_s else least_s)) / (weight + 1)
+            pulled.append((tokens, pulled_s, weight))
         return _extended(_rising(pulled), slope)
 
 
 def _rising(knots: list[tuple[int, float, float]]) -> list[tuple[int, float]]:
     """The closest rising table: neighbours out of order share their weighted mean (isotonic regression)."""
-    pools: list[tuple[float, float, list[int]]] = []
-    for tokens, knot_s, weight in knots:
-        pool = (knot_s, weight, [tokens])
-        while pools and pools[-1][0] > pool[0]:
-            below_s, below_weight, below = pools.pop()
-            together = below_weight + pool[1]
-            pool = ((below_s * below_weight + pool[0] * pool[1]) / together, together, below + pool[2])
-        pools.append(pool)
+    pools: list[float] = []
+    weights: list[float] = []
+    ends: list[int] = []
+    """Of each pool its seconds, its weight, and the place behind its last knot."""
+    for end, (_, knot_s, knot_weight) in enumerate(knots, 1):
+        pool_s, weight = knot_s, knot_weight
+        while pools and pools[-1] > pool_s:
+            below = weights.pop()
+            together = below + weight
+            pool_s = (pools.pop() * below + pool_s * weight) / together
+            weight = together
+            ends.pop()
+        pools.append(pool_s)
+        weights.append(weight)
+        ends.append(end)
     table: list[tuple[int, float]] = []
-    floor_s = 0.0
-    for pool_s, _, members in pools:
-        for tokens in members:
+    place, floor_s = 0, 0.0
+    for pool_s, end in zip(pools, ends, strict=True):
+        while place < end:
             floor_s = max(pool_s, floor_s + RISE_S)
-            table.append((tokens, floor_s))
+            table.append((knots[place][0], floor_s))
+            place += 1
     return table
 
 

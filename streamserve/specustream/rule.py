@@ -4,7 +4,9 @@ A request's survivals are the probabilities that its first 1, 2, ... draft token
 as many as the request may go deep.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, chain
 
 from streamserve.signals import StepCost
 
@@ -29,28 +31,44 @@ def goodput_depths(
     base_tokens: decoding requests, with and without draft. weights: of a request's tokens, 1 where missing.
     The optimum over a batch is that of vLLM's adaptive verification (TurboSpec, arXiv 2406.14066).
     """
-    depths = dict.fromkeys(survivals, 0)
-    slots: list[tuple[float, str]] = []
-    for request_id, request_survivals in survivals.items():
-        weight = weights.get(request_id, 1.0) if weights else 1.0
-        slots += [(weight * survival, request_id) for survival in request_survivals]
+    if weights:
+        survivals = {each: [weights.get(each, 1.0) * slot for slot in slots] for each, slots in survivals.items()}
+    slots = sorted(chain.from_iterable(survivals.values()), reverse=True)
     if not slots:
-        return depths
-    slots.sort(reverse=True)
+        return dict.fromkeys(survivals, 0)
     times = _step_times(cost, base_tokens, len(slots), prefill_tokens)
     best, goodput = 0, base_tokens / times[0]
-    gain = float(base_tokens)
-    gains = [gain]
-    for admitted, (survival, _) in enumerate(slots, 1):
-        gain += survival
-        gains.append(gain)
+    gains = list(accumulate(slots, initial=float(base_tokens)))
+    for admitted, gain in enumerate(gains):
         if gain > goodput * times[admitted]:
             best, goodput = admitted, gain / times[admitted]
     if price != 1.0:
         best = _best_at(price * goodput, gains, times)
-    for _, request_id in slots[:best]:
-        depths[request_id] += 1
-    return depths
+    return _admitted(survivals, slots, best)
+
+
+def _admitted(survivals: Survivals, slots: Sequence[float], best: int) -> dict[str, int]:
+    """How many of each request's are among the best slots, of all slots in their order; among equals the last ids'."""
+    if not best:
+        return dict.fromkeys(survivals, 0)
+    if best == len(slots):
+        return {request_id: len(each) for request_id, each in survivals.items()}
+    least = slots[best - 1]
+    if slots[best] < least:
+        return {request_id: _as_likely(each, least) for request_id, each in survivals.items()}
+    ranked = sorted([(each, request_id) for request_id, row in survivals.items() for each in row], reverse=True)
+    counts = Counter(request_id for _, request_id in ranked[:best])
+    return {request_id: counts[request_id] for request_id in survivals}
+
+
+def _as_likely(survivals: Sequence[float], least: float) -> int:
+    """How many are not below the least."""
+    count = 0
+    for survival in survivals:
+        if survival < least:
+            break
+        count += 1
+    return count
 
 
 def target_depths(survivals: Survivals, target: float) -> dict[str, int]:
@@ -80,16 +98,18 @@ def _step_times(cost: StepCost, base: int, slots: int, prefill_tokens: int) -> l
     """Seconds of a step with base, base + 1, ... base + slots decode tokens; walks the table once."""
     knots = cost.decode_s
     prefill_s = cost.prefill_token_s * prefill_tokens
-    tokens, end = base, base + slots
+    tokens, end, last = base, base + slots, len(knots) - 1
     times: list[float] = []
     for place, (knot, knot_s) in enumerate(knots):
-        until = end if place == len(knots) - 1 else min(knot, end)
-        if until < tokens:
+        if knot < tokens and place < last:
             continue
+        until = end if place == last else min(knot, end)
         at_s, slope = knot_s + prefill_s, 0.0
         if place:
             below, below_s = knots[place - 1]
             slope = (knot_s - below_s) / (knot - below)
         times += [at_s + slope * (v - knot) for v in range(tokens, until + 1)]
         tokens = until + 1
+        if tokens > end:
+            break
     return times

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from streamserve.signals import DepthControl, DepthMode, StepCost
 from streamserve.specustream.acceptance import Acceptance
@@ -36,8 +37,7 @@ Kinds = Mapping[str, Sequence[int]]
 """Per request, the kind of each draft token that it may be given."""
 
 
-@dataclass(frozen=True, slots=True)
-class RunningDraft:
+class RunningDraft(NamedTuple):
     """What was drafted for a running request, and the deepest that it may go; None = no cap of its own."""
 
     draft: Draft
@@ -163,8 +163,8 @@ class SpecuStream:
         control = self.control
         cap = self._max_depth if control.max_depth is None else min(control.max_depth, self._max_depth)
         kinds = {
-            request_id: draft.draft.kinds[: cap if draft.max_depth is None else max(0, min(cap, draft.max_depth))]
-            for request_id, draft in drafts.items()
+            request_id: draft.kinds[: cap if most is None or most > cap else max(0, most)]
+            for request_id, (draft, most) in drafts.items()
         }
         crowded = kv_used > KV_FULL or self._steps < self._preempted_until
         if control.mode is DepthMode.FIXED:
@@ -175,7 +175,7 @@ class SpecuStream:
             depths = target_depths(self._survivals(kinds), control.target)
         else:
             depths = self._best(kinds, decoding, prefill_tokens, control.price)
-        self._drafts = {request_id: (draft.draft, depths[request_id]) for request_id, draft in drafts.items()}
+        self._drafts = {request_id: (draft, depths[request_id]) for request_id, (draft, _) in drafts.items()}
         self._last = _Step(decoding, prefill_tokens, control.mode)
         return depths
 
@@ -185,8 +185,9 @@ class SpecuStream:
         if not draft.tokens or not tokens:
             return
         right = self._acceptance.observe(request_id, draft, tokens)
+        by_position = self._by_position
         for place in range(min(right + 1, len(draft.tokens), len(tokens), self._max_depth)):
-            self._by_position[place] += POSITION_RATE * ((place < right) - self._by_position[place])
+            by_position[place] += POSITION_RATE * ((place < right) - by_position[place])
         accepted = min(depth, len(tokens) - 1)
         self._accepted_tokens += accepted
         if self._last:

@@ -1,6 +1,7 @@
 """Rules: the optimum is the optimum, prices order it, and depths are prefixes."""
 
-from itertools import product
+from itertools import accumulate, product
+from operator import mul
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -109,3 +110,24 @@ def test_fixed_goes_as_deep_as_the_draft_is_long() -> None:
 
 def test_static_depth_falls_with_the_batch() -> None:
     assert [static_depth(decoding) for decoding in (1, 2, 3, 8, 9)] == [4, 4, 2, 2, 0]
+
+
+def test_among_equals_the_last_ids_are_admitted_first() -> None:
+    stairs = StepCost(((3, 0.01), (4, 0.01), (5, 0.5), (64, 5.0)), 0.0)
+    drafts = {"b": [0.5, 0.25], "c": [0.5], "a": [0.5, 0.5]}
+    for price, admitted in ((1.0, {"b": 0, "c": 1, "a": 0}), (0.0, {"b": 2, "c": 1, "a": 2})):
+        assert goodput_depths(drafts, 3, 0, stairs, price) == admitted
+    assert goodput_depths({"b": [0.5], "a": [0.4, 0.3]}, 3, 0, stairs) == {"b": 1, "a": 0}
+
+
+@given(
+    drafts=st.dictionaries(st.sampled_from("abcde"), st.lists(st.sampled_from([1.0, 0.5, 0.25]), max_size=6)),
+    base=st.integers(5, 20),
+    price=st.sampled_from([0.3, 1.0, 2.0]),
+)
+def test_the_likeliest_draft_tokens_are_admitted(drafts: dict[str, list[float]], base: int, price: float) -> None:
+    drafts = {request: [float(each) for each in accumulate(rates, mul)] for request, rates in drafts.items()}
+    depths = goodput_depths(drafts, base, 0, COST, price)
+    ranked = sorted(((each, request) for request, row in drafts.items() for each in row), reverse=True)
+    best = [request for _, request in ranked[: sum(depths.values())]]
+    assert depths == {request: best.count(request) for request in drafts}
