@@ -59,7 +59,7 @@ class Batch:
     @property
     def prefillable_tokens(self) -> int:
         """Prompt tokens that the next step could compute."""
-        return min(self.queued_tokens, self._max_step_tokens)
+        return min(self._waiting_tokens + self._partial_tokens, self._max_step_tokens)
 
     def add(self, sequence: Sequence) -> None:
         """A new request, or one whose KV did not come."""
@@ -84,17 +84,24 @@ class Batch:
         self.preempted = False
         while self._fetched and len(self.running) < self._max_running:
             self.running.append(self._fetched.popleft())
-        decoding = [sequence for sequence in self.running if sequence.decoding]
+        decoding = [sequence for sequence in self.running if sequence.to_compute - sequence.computed == 1]
+        block_tokens = self.cache.block_tokens
         for sequence in decoding:
+            if sequence.context <= block_tokens * (len(sequence.held) + sequence.blank):
+                continue
             if not self.preempted or sequence in self.running:
                 self._grow(sequence, sequence.context)
         return [sequence for sequence in decoding if sequence in self.running] if self.preempted else decoding
 
     def prompts(self, decode_tokens: int) -> list[Chunk]:
         """The prompt chunks of the step, beside so many decode tokens."""
+        partial = [each for each in self.running if each.to_compute - each.computed != 1]
+        if not partial and not self._waiting:
+            self._partial_tokens = 0
+            return []
         budget = self._max_step_tokens - decode_tokens
         chunks: list[Chunk] = []
-        for sequence in [each for each in self.running if not each.decoding]:
+        for sequence in partial:
             tokens = min(budget, sequence.to_compute - sequence.computed)
             if tokens > 0 and sequence in self.running and self._grow(sequence, sequence.computed + tokens):
                 self._schedule(sequence, tokens, chunks)

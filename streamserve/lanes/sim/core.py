@@ -19,8 +19,6 @@ from streamserve.lanes.sim.stretch import Stretch
 from streamserve.signals import DepthControl
 from streamserve.types import Chunk, Finish
 
-CHUNK_TOKENS = 64
-"""Tokens that are kept back for a chunk: every chunk wakes every task between the engine and the client."""
 HOLD_S = 480.0
 """A prompt's KV that nobody fetches is freed after this, as vLLM's NIXL connector does."""
 
@@ -245,20 +243,24 @@ class Core:
         """Give out what the first so many steps of a stretch made."""
         if not steps:
             return
-        report = self.ledger.counted(stretch, steps, at_s)
         made: list[tuple[Sequence, Chunk]] = []
-        for sequence, gained in zip(stretch.decoding, stretch.gained(steps), strict=True):
+        gains, first_tokens = stretch.gained(steps), 0
+        for sequence, gained in zip(stretch.decoding, gains, strict=True):
             sequence.gain(gained, steps)
-            self._made(sequence, at_s, made)
+            if sequence.output >= sequence.tell_at:
+                self._made(sequence, at_s, made)
         for sequence, tokens in stretch.chunks:
             sequence.computed += tokens
             if sequence.computed == sequence.to_compute:
+                first_tokens += 1
                 sequence.prefilled()
-                self._made(sequence, at_s, made)
-        for sequence in self._aborted:
-            self.batch.drop(sequence)
-        self._aborted.clear()
-        self.ledger.ended(stretch, steps, report)
+                if sequence.output >= sequence.tell_at:
+                    self._made(sequence, at_s, made)
+        if self._aborted:
+            for sequence in self._aborted:
+                self.batch.drop(sequence)
+            self._aborted.clear()
+        self.ledger.ended(stretch, steps, at_s, sum(gains), first_tokens)
         if made:
             self._outbox.append(made)
             # Chunks bear the instant of their step's end, as vLLM stamps them, and are there after the way back.
@@ -267,13 +269,7 @@ class Core:
     def _made(self, sequence: Sequence, at_s: float, made: list[tuple[Sequence, Chunk]]) -> None:
         if sequence.over:
             return
-        ended = sequence.output >= sequence.end
-        if not (ended or sequence.first or sequence.output - sequence.told >= CHUNK_TOKENS):
-            return
-        sequence.first = False
-        finish = None
-        if ended:
-            finish = self._finish(sequence)
+        finish = self._finish(sequence) if sequence.output >= sequence.end else None
         made.append((sequence, Chunk(tuple(sequence.untold()), at_s, finish, lane=self._meter.lane)))
 
     def _finish(self, sequence: Sequence) -> Finish | None:

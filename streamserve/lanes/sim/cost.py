@@ -17,10 +17,14 @@ class StepTime:
 
     def decode_s(self, tokens: int) -> float:
         """t(V): seconds to verify this many tokens."""
+        return self.table(tokens)[tokens]
+
+    def table(self, tokens: int) -> list[float]:
+        """t(V) of every V up to this many tokens, and of some beyond."""
         known = self._decode_s
         while tokens >= len(known):
             known.append(self._table.decode_step_s(len(known)))
-        return known[tokens]
+        return known
 
     def prompt_s(self, chunks: Sequence[tuple[int, int]], decoding: int = 0) -> float:
         """Seconds that prompts add to a step. chunks: context before, and tokens; decoding: requests in the step."""

@@ -66,7 +66,7 @@ class Depths:
 
     def known(self, load: Load) -> dict[int, int]:
         """Class -> depth under this load, as far as it is remembered."""
-        return self._remembered.setdefault(_key(load), {})
+        return self._remembered.setdefault(_key(load), {NONE: 0})
 
     def due(self) -> bool:
         """Whether the next step must be asked about."""
@@ -83,17 +83,16 @@ class Depths:
 
     def ask(self, batch: Sequence[Running], places: Sequence[int], load: Load) -> list[int]:
         """The depth of each request's draft, of these classes, in the step that begins."""
+        caps = [running.cap for running in batch]
         drafts = {
-            running.id: RunningDraft(running.drafts[place], running.cap)
-            for running, place in zip(batch, places, strict=True)
+            running.id: RunningDraft(running.drafts[place], cap)
+            for running, place, cap in zip(batch, places, caps, strict=True)
             if place != NONE
         }
         decided = self.specustream.decide(drafts, load.decoding, load.queued_tokens, load.kv_used, load.preempted)
         self._questions += 1
-        depths = [
-            decided.get(running.id, 0) if place != NONE else 0 for running, place in zip(batch, places, strict=True)
-        ]
-        self._remember(batch, places, depths, load)
+        depths = [decided[running.id] if place != NONE else 0 for running, place in zip(batch, places, strict=True)]
+        self._remember(places, depths, caps, self.known(load))
         return depths
 
     def learn(
@@ -105,14 +104,15 @@ class Depths:
             if place != NONE:
                 observe(running.id, ONES[depth + 1] if right > depth else WRONG[right])
 
-    def _remember(self, batch: Sequence[Running], places: Sequence[int], depths: Sequence[int], load: Load) -> None:
-        remembered = self.known(load)
+    def _remember(
+        self, places: Sequence[int], depths: Sequence[int], caps: Sequence[int], remembered: dict[int, int]
+    ) -> None:
         surprise = False
-        for running, place, depth in zip(batch, places, depths, strict=True):
+        for place, depth, cap in zip(places, depths, caps, strict=True):
             if place == NONE:
                 continue
             before = remembered.get(place, UNKNOWN)
-            if depth >= running.cap:
+            if depth >= cap:
                 # Its own cap says only that it would go at least as deep.
                 remembered[place] = max(before, depth)
                 continue

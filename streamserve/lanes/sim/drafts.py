@@ -26,7 +26,10 @@ class Chain:
         none = max(0.0, 1.0 - sum(each.share for each in classes))
         fresh = [each.share * (1.0 - each.stay) for each in classes]
         whole = sum(fresh) + none
-        self.stay = [each.stay for each in classes]
+        self.places = [*range(len(classes)), NONE]
+        """The classes as `bisect` finds them in `shares` and `fresh`."""
+        self.stay = [*(each.stay for each in classes), 0.0]
+        """By class; the last one is `NONE`'s, for -1."""
         self.shares = list(accumulate(each.share for each in classes))
         """Share of the classes up to each."""
         self.fresh = [bound / whole for bound in accumulate(fresh)] if whole else [1.0] * len(classes)
@@ -48,7 +51,7 @@ class Drafts:
             )
         self._by_workload = calibration.acceptance
         self._chains = {workload: Chain(classes) for workload, classes in calibration.acceptance.items()}
-        self._misses: dict[str, list[list[float]]] = {}
+        self._misses: dict[str, list[list[float]]] = {workload: [] for workload in calibration.acceptance}
         lengths = [
             max(length_of(each, max_depth) for each in alike if each is not None)
             for alike in zip_longest(*calibration.acceptance.values())
@@ -65,7 +68,8 @@ class Drafts:
     def scale(self, scale: float) -> None:
         """Acceptance is the calibrated one times this, at most 1, from now on."""
         for workload, classes in self._by_workload.items():
-            self._misses[workload] = [
+            # In place: requests hold on to theirs.
+            self._misses[workload][:] = [
                 [-survival for survival in accumulate((min(1.0, rate * scale) for rate in each.acceptance), _times)]
                 for each in classes
             ]
@@ -82,7 +86,7 @@ class Drafts:
         return self._drafts[workload]
 
     def misses(self, workload: str) -> list[list[float]]:
-        """Per class, minus the probabilities that its first 1, 2, ... tokens are right; changes with `scale`."""
+        """Per class, minus the probabilities that its first 1, 2, ... tokens are right; `scale` changes this list."""
         return self._misses[workload]
 
     def _typical(self, lengths: list[int]) -> tuple[float, ...]:
@@ -116,19 +120,20 @@ class Luck:
     def _draw(self) -> None:
         uniform = self._rng.random(2 * BLOCK_STEPS)
         self.chances += (-uniform[BLOCK_STEPS:]).tolist()
-        stay, fresh, places = self._chain.stay, self._chain.fresh, self.places
-        known = len(stay)
+        chain, places = self._chain, self.places
+        classes, stay, fresh = chain.places, chain.stay, chain.fresh
         chances = uniform[:BLOCK_STEPS].tolist()
         if not places:
-            place = bisect_left(self._chain.shares, chances.pop(0))
-            places.append(place if place < known else NONE)
+            places.append(classes[bisect_left(chain.shares, chances.pop(0))])
         place = places[-1]
-        for chance in chances:
-            kept = stay[place] if place >= 0 else 0.0
-            if chance >= kept:
-                place = bisect_left(fresh, (chance - kept) / (1.0 - kept))
-                if place >= known:
-                    place = NONE
+        for drawn in chances:
+            chance, kept = drawn, stay[place]
+            if kept:
+                if chance < kept:
+                    places.append(place)
+                    continue
+                chance = (chance - kept) / (1.0 - kept)
+            place = classes[bisect_left(fresh, chance)]
             places.append(place)
 
 

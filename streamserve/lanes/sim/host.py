@@ -32,39 +32,37 @@ class Host:
         self._rng = rng
         self.noisy = noise
         """Whether epochs and steps differ at all."""
+        self._uneven = noise and len(self._residuals) > 0
+        self.factor = self._coupling[0]
+        """How many times longer steps take now because of the lanes that work."""
         self._epochs: list[float] = []
         self._origin_s: float | None = None
         self._working: dict[Worker, None] = {}
 
-    @property
-    def factor(self) -> float:
-        """How many times longer steps take now because of the lanes that work."""
-        return self._coupling[min(max(1, len(self._working)), len(self._coupling)) - 1]
-
     def begin(self, worker: Worker) -> None:
         """It has work from now on; does nothing if it had."""
         if worker not in self._working:
-            before = self.factor
             self._working[worker] = None
-            self._tell(before, worker)
+            self._count(worker)
 
     def end(self, worker: Worker) -> None:
         """It has no work any more; does nothing if it had none."""
         if worker in self._working:
-            before = self.factor
             del self._working[worker]
-            self._tell(before, worker)
+            self._count(worker)
 
     def end_s(self, start_s: float, work_s: float) -> float:
         """When work that begins then is done. work_s: seconds of it without noise."""
         if not self._uneven:
             return start_s + work_s
         at_s, left_s, epoch = start_s, work_s, self._epoch(start_s)
+        factors = self._epochs
         while True:
-            factor = self._factor(epoch)
+            factor = factors[epoch] if epoch < len(factors) else self._factor(epoch)
             edge_s = self._edge_s(epoch)
-            if at_s + left_s * factor <= edge_s:
-                return at_s + left_s * factor
+            end_s = at_s + left_s * factor
+            if end_s <= edge_s:
+                return end_s
             left_s -= max(0.0, edge_s - at_s) / factor
             at_s, epoch = edge_s, epoch + 1
 
@@ -79,11 +77,10 @@ class Host:
             at_s, epoch = max(at_s, edge_s), epoch + 1
         return done_s
 
-    @property
-    def _uneven(self) -> bool:
-        return self.noisy and len(self._residuals) > 0
-
-    def _tell(self, before: float, besides: Worker) -> None:
+    def _count(self, besides: Worker) -> None:
+        """Another number of lanes works: tell them where that makes a difference."""
+        before = self.factor
+        self.factor = self._coupling[min(max(1, len(self._working)), len(self._coupling)) - 1]
         if self.factor != before:
             for worker in list(self._working):
                 if worker is not besides:

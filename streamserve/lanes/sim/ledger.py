@@ -42,52 +42,53 @@ class Ledger:
         """Its first step has not ended yet."""
         self._shown_until_s = stretch.first_s
 
-    def ended(self, stretch: Stretch, steps: int, report: Report) -> None:
-        """So many of its steps are all that it made; the batch is as it is after them. report: of `counted`."""
+    def ended(self, stretch: Stretch, steps: int, at_s: float, gained: int, first_tokens: int) -> None:
+        """So many of its steps are all that it made; the batch is as it is after them.
+
+        gained: tokens of its decoding requests. first_tokens: of the requests whose prompts it computed.
+        """
         decoding = len(stretch.decoding)
-        output_tokens = report.output_tokens - self._last.output_tokens
-        self._meter.worked(stretch.start_s, report.at_s, steps, output_tokens)
+        self._meter.worked(stretch.start_s, at_s, steps, gained + first_tokens)
         if decoding:
-            self._meter.gained(sum(stretch.gained(steps)) / (steps * decoding), steps)
-        self._settle(report)
+            self._meter.gained(gained / (steps * decoding), steps)
+        self._settle(self._after(stretch, steps, at_s, gained, first_tokens))
 
     def changed(self, at_s: float) -> None:
         """Requests came or went without a step."""
-        self._settle(self._last._replace(at_s=at_s))
+        batch = self._batch
+        self._settle(
+            Report(at_s, len(batch.running), batch.waiting, batch.cache.share, batch.queued_tokens, *self._last[5:])
+        )
 
     def _settle(self, report: Report) -> None:
-        batch = self._batch
-        self._last = self._shown = Report(
-            report.at_s, len(batch.running), batch.waiting, batch.cache.share, batch.queued_tokens, *report[5:]
-        )
+        self._last = self._shown = report
         self._shown_until_s = 0.0
         if self._on_report is not None:
-            self._on_report(self._last)
+            self._on_report(report)
 
-    def counted(self, stretch: Stretch, steps: int, at_s: float) -> Report:
-        """Totals after the first so many steps of a stretch whose requests have not gained them yet."""
-        last, decoding = self._last, len(stretch.decoding)
-        gained = sum(stretch.gained(steps))
-        first_tokens = sum(sequence.to_compute - sequence.computed == tokens for sequence, tokens in stretch.chunks)
+    def _after(self, stretch: Stretch, steps: int, at_s: float, gained: int, first_tokens: int) -> Report:
+        """Totals after the first so many steps of a stretch, and the batch as it is."""
+        last, batch = self._last, self._batch
         return Report(
             at_s,
-            len(self._batch.running),
-            self._batch.waiting,
-            self._batch.cache.share,
-            self._batch.queued_tokens,
+            len(batch.running),
+            batch.waiting,
+            batch.cache.share,
+            batch.queued_tokens,
             stretch.tokens(steps - 1),
             last.steps + steps,
             last.prompt_tokens + stretch.prompt_tokens,
             last.output_tokens + gained + first_tokens,
             last.draft_tokens + stretch.verified(steps),
-            last.accepted_tokens + gained - steps * decoding,
+            last.accepted_tokens + gained - steps * len(stretch.decoding),
         )
 
     def _within(self, stretch: Stretch, steps: int) -> Report:
-        cache = self._batch.cache
+        cache, gains = self._batch.cache, stretch.gained(steps)
         more = sum(
             max(0, cache.of(running.context + gained) - running.blocks)
-            for running, gained in zip(stretch.decoding, stretch.gained(steps), strict=True)
+            for running, gained in zip(stretch.decoding, gains, strict=True)
         )
-        counted = self.counted(stretch, steps, stretch.instant(steps))
-        return counted._replace(kv_used=min(1.0, (cache.used + more) / cache.blocks))
+        first_tokens = sum(sequence.to_compute - sequence.computed == tokens for sequence, tokens in stretch.chunks)
+        after = self._after(stretch, steps, stretch.instant(steps), sum(gains), first_tokens)
+        return after._replace(kv_used=min(1.0, (cache.used + more) / cache.blocks))

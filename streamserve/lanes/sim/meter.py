@@ -1,6 +1,5 @@
 """What a simulated lane's engine reports, as `LaneSignals`."""
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from streamserve.averages import DecayedMean, MovingLatency
@@ -36,8 +35,7 @@ class Report(NamedTuple):
         return self._replace(running=0, waiting=0, kv_used=0.0, queued_tokens=0, step_tokens=0)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """What the front knows by itself."""
 
     state: LaneState

@@ -2,6 +2,7 @@
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 from streamserve.lanes.sim.batch import Batch, Chunk
@@ -20,11 +21,14 @@ UNKNOWN = -1
 
 
 class Rows(NamedTuple):
-    """Steps with drafts: when each ends, in seconds of work, what each request gains, what all of them verify."""
+    """Steps with drafts."""
 
     ends: list[float]
+    """When each ends, in seconds of work."""
     gains: list[list[int]]
+    """Per request, the tokens that it has gained after each step; some go on beyond the last."""
     drafted: list[int]
+    """Draft tokens that each verifies."""
 
 
 class Planner:
@@ -80,16 +84,14 @@ class Planner:
         batch = self._batch
         load = Load(len(decoding), batch.prefillable_tokens, batch.cache.share, batch.preempted)
         known = depths.known(load)
-        places = [running.draft[0] for running in decoding]
-        asked = depths.due() or any(place != NONE and place not in known for place in places)
-        if asked:
-            first = depths.ask(decoding, places, load)
-        else:
-            first = [known[place] if place != NONE else 0 for place in places]
+        draws = [running.draft for running in decoding]
+        places = [place for place, _ in draws]
+        asked = depths.due() or not all(map(known.__contains__, places))
+        first = depths.ask(decoding, places, load) if asked else [known[place] for place in places]
         chunks = batch.prompts(len(decoding) + sum(first))
         if batch.preempted:
             kept = [place for place, running in enumerate(decoding) if running in batch.running]
-            decoding = [decoding[n] for n in kept]
+            decoding, draws = [decoding[n] for n in kept], [draws[n] for n in kept]
             first, places = [first[n] for n in kept], [places[n] for n in kept]
         horizon = 1 if chunks else min(self._horizon(decoding, 1 + depths.max_depth), depths.steps)
         ends, gains, drafted = self._rows(decoding, first, places, known, max(1, horizon))
@@ -100,7 +102,8 @@ class Planner:
         depths.passed(stretch.steps)
         step_s = stretch.first_s - stretch.start_s
         if asked:
-            depths.learn(decoding, places, first, [self._right(drafts, each) for each in decoding])
+            rights = [_right(running, *draw) for running, draw in zip(decoding, draws, strict=True)]
+            depths.learn(decoding, places, first, rights)
             depths.specustream.step(step_s, stretch.prompt_tokens, len(decoding) + drafted[0], drafted[0])
         elif chunks:
             self._cost.observe(step_s, stretch.prompt_tokens, len(decoding) + drafted[0])
@@ -109,48 +112,28 @@ class Planner:
     def _rows(
         self, decoding: list[Running], depths: list[int], places: list[int], known: dict[int, int], steps: int
     ) -> Rows:
-        """At most so many steps, up to the first that ends a request or has a draft whose depth is not known."""
-        assert self._drafts is not None
-        walks = [_Walk(running, self._drafts.misses(running.workload), steps) for running in decoding]
-        count, decode_s, token_s = len(decoding), self._steps.decode_s, self._steps.context_s(1)
-        context = sum(running.context for running in decoding)
-        work_s = 0.0
-        rows = Rows([], [], [])
-        kinds = places
-        for ahead in range(steps):
-            if ahead:
-                kinds = [walk.places[walk.at] for walk in walks]
-                depths = [known.get(kind, UNKNOWN) if kind >= 0 else 0 for kind in kinds]
-                if UNKNOWN in depths:
-                    break
-            row: list[int] = []
-            verified, ended = 0, False
-            for walk, kind, most in zip(walks, kinds, depths, strict=True):
-                gain = 1
-                if most > 0:
-                    depth = max(0, min(most, walk.lengths[kind], walk.room))
-                    verified += depth
-                    gain += min(depth, bisect_left(walk.misses[kind], walk.chances[walk.at]))
-                if gain >= walk.left:
-                    gain, ended = walk.left, True
-                walk.left -= gain
-                walk.room -= gain
-                walk.at += 1
-                row.append(gain)
-            work_s += decode_s(count + verified) + token_s * context
-            rows.ends.append(work_s)
-            rows.gains.append(row)
-            rows.drafted.append(verified)
-            if ended:
-                break
-            context += sum(row)
-        return rows
+        """At most so many steps, up to the first that ends a request or has a draft whose depth is not known.
 
-    def _right(self, drafts: Drafts, running: Running) -> int:
-        kind, chance = running.draft
-        if kind == NONE:
-            return 0
-        return min(len(running.drafts[kind].tokens), bisect_left(drafts.misses(running.workload)[kind], chance))
+        Under known depths no request's steps depend on another's, so they are made up one request after the other.
+        """
+        verified = [0] * steps
+        gains: list[list[int]] = []
+        for running, place, depth in zip(decoding, places, depths, strict=True):
+            gained = _walk(running, place, depth, known, steps, verified)
+            gains.append(gained)
+            steps = len(gained)
+        drafted = verified[:steps]
+        count, context = len(decoding), sum([running.context for running in decoding])
+        decode_s, token_s = self._steps.table(count + max(drafted)), self._steps.context_s(1)
+        # Where a prompt took the blocks of all that decoded, nobody gains anything.
+        totals = map(sum, zip(*gains, strict=False)) if gains else repeat(0)
+        work_s, more = 0.0, 0
+        ends: list[float] = []
+        for tokens, gained_by_all in zip(drafted, totals, strict=False):
+            work_s += decode_s[count + tokens] + token_s * (context + more)
+            ends.append(work_s)
+            more = gained_by_all
+        return Rows(ends, gains, drafted)
 
     def _prompt_s(self, chunks: Sequence[Chunk], decoding: int) -> float:
         if not chunks:
@@ -173,20 +156,43 @@ class Planner:
         return [running for running in decoding if running in self._batch.running]
 
 
-class _Walk:
-    """Where one request is in the steps that are made up."""
+def _walk(running: Running, kind: int, depth: int, known: dict[int, int], steps: int, verified: list[int]) -> list[int]:
+    """Tokens that a request has gained after each of at most so many steps, up to the last that can be said.
 
-    __slots__ = ("at", "chances", "left", "lengths", "misses", "places", "room")
+    kind, depth: of the draft of its first step. What it verifies in each step is added to `verified`.
+    """
+    luck = running.luck(running.step + steps)
+    kinds, chances, at = luck.places, luck.chances, running.step - running.joined
+    lengths, misses = running.lengths, running.misses
+    left = running.end - running.output
+    room = running.request.max_tokens - running.output - 1
+    gained: list[int] = []
+    total = 0
+    for step in range(steps):
+        if depth > 0:
+            # Neither beyond the draft's end nor beyond the output's.
+            longest, fitting = lengths[kind], room - total
+            most = depth if depth < longest else longest
+            most = most if most < fitting else fitting
+            if most > 0:
+                verified[step] += most
+                right = bisect_left(misses[kind], chances[at])
+                total += right if right < most else most
+        total += 1
+        if total >= left:
+            gained.append(left)
+            break
+        gained.append(total)
+        at += 1
+        kind = kinds[at]
+        depth = known.get(kind, UNKNOWN)
+        if depth == UNKNOWN:
+            break
+    return gained
 
-    def __init__(self, running: Running, misses: list[list[float]], steps: int) -> None:
-        luck = running.luck
-        assert luck is not None
-        luck.reach(running.step + steps)
-        self.places, self.chances = luck.places, luck.chances
-        self.at = running.step - running.joined
-        self.misses = misses
-        self.lengths = running.lengths
-        self.left = running.end - running.output
-        """Tokens until it ends."""
-        self.room = running.request.max_tokens - running.output - 1
-        """Draft tokens that could still be part of its output."""
+
+def _right(running: Running, kind: int, chance: float) -> int:
+    """How many tokens of its draft are right."""
+    if kind == NONE:
+        return 0
+    return min(len(running.drafts[kind].tokens), bisect_left(running.misses[kind], chance))

@@ -4,7 +4,7 @@ from collections.abc import Sequence as Tokens
 
 from streamserve.errors import ServeError
 from streamserve.lanes.sim.cache import chain
-from streamserve.lanes.sim.drafts import NONE, Drafts, Luck
+from streamserve.lanes.sim.drafts import NONE, Chain, Drafts, Luck
 from streamserve.lanes.sim.outputs import Outputs
 from streamserve.lanes.sim.work import SimWork
 from streamserve.specustream.draft import Draft
@@ -13,6 +13,8 @@ from streamserve.types import Finish, KVHandle, Request
 FIRST_TOKEN = 1_000
 """Output tokens are numbers from here on: which ones does not matter, but every lane must generate the same."""
 VOCABULARY = 30_000
+CHUNK_TOKENS = 64
+"""Tokens that are kept back for a chunk: every chunk wakes every task between the engine and the client."""
 
 
 def work_of(request: Request) -> SimWork:
@@ -56,8 +58,9 @@ class Sequence:
             raise ServeError(f"{request.id}: all of its {self.target} tokens were sent already; it cannot go on")
         self.context = request.prompt_tokens + self.output
         self.to_compute = self.context
-        """Tokens whose KV is needed for the next output token."""
+        """Tokens whose KV was needed for the next output token when that was more than the newest one's."""
         self.computed = 0
+        """Of those, how many are there; all but one while it decodes."""
         self.hashes: tuple[int, ...] = ()
         self.held: list[int] = []
         """Hashes of the blocks that it holds and that can be found."""
@@ -70,13 +73,18 @@ class Sequence:
         """Output tokens that its reader was given."""
         self.first = True
         """Whether it has yet to make a token here."""
+        self.tell_at = 0
+        """Output tokens from which on its reader is given some: the first, then so many at once, and all at its end."""
         self.over = False
         self.joined = False
         """Whether it has yet to make its first step after its KV came from another lane: nothing was drafted for it."""
         self.step = max(0, self.output - 1)
         """Decode steps so far: where it is in its luck."""
-        self.luck: Luck | None = None
+        self._chain: Chain | None = None
+        self._luck: Luck | None = None
         self.drafts: list[Draft] = []
+        self.misses: list[list[float]] = []
+        """As `Drafts.misses`."""
         self.lengths: list[int] = []
         """The most draft tokens of each class that may be verified for it."""
 
@@ -103,8 +111,9 @@ class Sequence:
 
     def speculates(self, drafts: Drafts) -> None:
         """It is drafted for. Raises `ConfigError`."""
-        self.luck = Luck(drafts.chain(self.workload), work_of(self.request).seed)
+        self._chain = drafts.chain(self.workload)
         self.drafts = drafts.drafts(self.workload)
+        self.misses = drafts.misses(self.workload)
         most = self.request.max_depth
         self.lengths = [len(each.tokens) if most is None else min(most, len(each.tokens)) for each in self.drafts]
 
@@ -116,12 +125,22 @@ class Sequence:
     @property
     def draft(self) -> tuple[int, float]:
         """Class and chance of its next decode step."""
-        luck = self.luck
-        if luck is None or self.joined:
+        if self._chain is None or self.joined:
             return NONE, 0.0
-        if self.step >= len(luck.places):
-            luck.reach(self.step)
-        return luck.places[self.step], luck.chances[self.step]
+        luck, step = self._luck, self.step
+        if luck is None or step >= len(luck.places):
+            luck = self.luck(step)
+        return luck.places[step], luck.chances[step]
+
+    def luck(self, step: int) -> Luck:
+        """Its drafts up to this step; drawn when it first decodes, which a prefill hop hardly ever does."""
+        luck = self._luck
+        if luck is None:
+            assert self._chain is not None
+            luck = self._luck = Luck(self._chain, work_of(self.request).seed)
+        if step >= len(luck.places):
+            luck.reach(step)
+        return luck
 
     def prefilled(self) -> None:
         """Its prompt is computed, which makes a token."""
@@ -133,10 +152,10 @@ class Sequence:
         """These decode steps made so many tokens."""
         self.output += tokens
         self.context += tokens
-        self.to_compute = self.context
-        self.computed = self.context - 1
-        self.step += steps - self.joined
-        self.joined = False
+        self.step += steps
+        if self.joined:
+            self.step -= 1
+            self.joined = False
 
     def restart(self) -> None:
         """Its KV is lost: everything so far has to be computed again."""
@@ -150,4 +169,6 @@ class Sequence:
         first = output_token(self.request, self.told)
         tokens = range(first, first + self.output - self.told)
         self.told = self.output
+        self.first = False
+        self.tell_at = min(self.end, self.told + CHUNK_TOKENS)
         return tokens

@@ -12,7 +12,8 @@ class Stretch:
     """A number of steps from one instant on.
 
     ends: seconds of work at which each ends. scale: seconds per second of work, without the host's noise.
-    gains: per step and decoding request the tokens it makes; None = one each. drafted: per step, draft tokens verified.
+    gains: per decoding request the tokens that it has made after each step; None = one per step. drafted: per step,
+    draft tokens verified.
     chunks: prompts that its only step computes.
     """
 
@@ -31,16 +32,16 @@ class Stretch:
         self.drafted = drafted
         self.steps = len(ends)
         self.start_s = self.first_s = self.end_s = 0.0
-        self.prompt_tokens = sum(tokens for _, tokens in chunks)
+        self.prompt_tokens = sum([tokens for _, tokens in chunks]) if chunks else 0
         self._scale = 1.0
-        self._gained: tuple[int, list[int]] = (0, [])
         self._host: Host | None = None
 
     def begin(self, host: Host, start_s: float, scale: float) -> None:
         """It runs from now on."""
         self._host, self.start_s, self._scale = host, start_s, scale
-        self.first_s = self.instant(1)
-        self.end_s = self.instant(self.steps) if self.steps > 1 else self.first_s
+        self.first_s = self.end_s = host.end_s(start_s, self.ends[0] * scale)
+        if self.steps > 1:
+            self.end_s = host.end_s(start_s, self.ends[self.steps - 1] * scale)
 
     def instant(self, steps: int) -> float:
         """When so many of its steps are done."""
@@ -68,11 +69,7 @@ class Stretch:
         """Tokens that each decoding request makes in the first so many steps."""
         if self.gains is None:
             return [steps] * len(self.decoding)
-        if steps <= 1:
-            return self.gains[0] if steps else [0] * len(self.decoding)
-        if self._gained[0] != steps:
-            self._gained = steps, [sum(row) for row in zip(*self.gains[:steps], strict=True)]
-        return self._gained[1]
+        return [made[steps - 1] for made in self.gains] if steps else [0] * len(self.decoding)
 
     def verified(self, steps: int) -> int:
         """Draft tokens that the first so many steps verify."""

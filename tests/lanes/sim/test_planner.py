@@ -1,0 +1,77 @@
+"""Planner: the steps that it makes up at once are those of walking all requests step by step."""
+
+from bisect import bisect_left
+from random import Random
+
+import pytest
+
+from streamserve.lanes.sim.batch import Batch
+from streamserve.lanes.sim.cache import Cache
+from streamserve.lanes.sim.cost import StepTime
+from streamserve.lanes.sim.drafts import NONE, Drafts
+from streamserve.lanes.sim.planner import Planner, Rows
+from streamserve.lanes.sim.sequence import Sequence
+from streamserve.specustream.cost import StepCostModel
+from tests.calibrations import example
+from tests.lanes.sim.shop import request
+
+STEPS = StepTime(example().step)
+
+
+def running(random: Random, drafts: Drafts, number: int) -> Sequence:
+    """A request somewhere in its output."""
+    output = random.randint(2, 40)
+    capped = random.choice([None, None, 0, 2])
+    made = request(f"r{number}", random.randint(1, 300), output, seed=number, max_depth=capped)
+    it = Sequence(made, False, None, range(random.randrange(1, output)))
+    it.speculates(drafts)
+    it.joined = random.random() < 0.2
+    return it
+
+
+def step_by_step(batch: list[Sequence], first: list[int], known: dict[int, int], steps: int) -> Rows:
+    ends: list[float] = []
+    rows: list[list[int]] = []
+    drafted: list[int] = []
+    gained, work_s = [0] * len(batch), 0.0
+    for step in range(steps):
+        row, verified = [], 0
+        classes = [
+            NONE if step == 0 and it.joined else it.luck(it.step - it.joined + step).places[it.step - it.joined + step]
+            for it in batch
+        ]
+        if step and any(each not in known for each in classes):
+            break
+        context = sum(it.context for it in batch) + sum(gained)
+        for place, (it, each) in enumerate(zip(batch, classes, strict=True)):
+            asked = known[each] if step else first[place]
+            room = it.request.max_tokens - it.output - gained[place] - 1
+            depth = 0 if each == NONE else max(0, min(asked, it.lengths[each], room))
+            chance = it.luck(it.step + step).chances[it.step - it.joined + step] if depth else 0.0
+            made = 1 + (min(depth, bisect_left(it.misses[each], chance)) if depth else 0)
+            made = min(made, it.end - it.output - gained[place])
+            verified += depth
+            gained[place] += made
+            row.append(gained[place])
+        work_s += STEPS.decode_s(len(batch) + verified) + STEPS.context_s(1) * context
+        ends.append(work_s)
+        rows.append(row)
+        drafted.append(verified)
+        if any(it.output + more >= it.end for it, more in zip(batch, gained, strict=True)):
+            break
+    return Rows(ends, [list(each) for each in zip(*rows, strict=True)] if batch else [], drafted)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_steps_made_up_request_by_request_are_those_made_up_step_by_step(seed: int) -> None:
+    random = Random(seed)
+    drafts = Drafts(example(), 8, 1.0)
+    batch = [running(random, drafts, number) for number in range(random.randint(0, 6))]
+    known = {NONE: 0} | {place: random.randint(0, 8) for place in range(3) if random.random() < 0.9}
+    places = [it.draft[0] for it in batch]
+    first = [0 if place == NONE else random.randint(0, 8) for place in places]
+    steps = random.randint(1, 16) if batch else 1
+    planner = Planner(Batch(Cache(10**6, 16), 64, 2048, lambda _: None), STEPS, StepCostModel(), drafts, None, 512)
+    made = planner._rows(batch, first, places, known, steps)
+    expected = step_by_step(batch, first, known, steps)
+    assert made._replace(gains=[gained[: len(made.ends)] for gained in made.gains]) == expected
