@@ -3,14 +3,17 @@
 import asyncio
 import gc
 import os
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from vllm.config import VllmConfig
-from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, core_client
+from vllm.v1.engine import EngineCoreOutput, EngineCoreOutputs, EngineCoreRequest, FinishReason, core_client
+from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor import Executor
 
+from streamserve.errors import LaneLost
 from streamserve.lanes.vllm import link
 from streamserve.lanes.vllm.handshake import Addresses
 from streamserve.lanes.vllm.link import EngineLink
@@ -26,16 +29,29 @@ class Client:
 
     def __init__(self, **_: Any) -> None:
         self.sent: list[EngineCoreRequest] = []
-        self._outputs: asyncio.Queue[EngineCoreOutputs] = asyncio.Queue()
+        self.dead = False
+        self._outputs: asyncio.Queue[EngineCoreOutputs | Exception] = asyncio.Queue()
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
+        if self.dead:
+            raise EngineDeadError
         self.sent.append(request)
-        self._outputs.put_nowait(EngineCoreOutputs(outputs=[EngineCoreOutput(request.request_id, [7])]))
+        self.answer(request, [7])
+
+    def answer(self, request: EngineCoreRequest, tokens: list[int], reason: FinishReason | None = None) -> None:
+        output = EngineCoreOutput(request.request_id, tokens, finish_reason=reason)
+        self._outputs.put_nowait(EngineCoreOutputs(outputs=[output]))
+
+    def break_off(self, error: Exception) -> None:
+        self._outputs.put_nowait(error)
 
     async def abort_requests_async(self, ids: list[str]) -> None: ...
 
     async def get_output_async(self) -> EngineCoreOutputs:
-        return await self._outputs.get()
+        outputs = await self._outputs.get()
+        if isinstance(outputs, Exception):
+            raise outputs
+        return outputs
 
     def shutdown(self) -> None: ...
 
@@ -44,14 +60,26 @@ class Client:
         return SimpleNamespace(ctx=SimpleNamespace(destroy=lambda linger: None))
 
 
-async def test_an_engine_knows_a_request_by_a_name_without_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+Linked = Callable[[Callable[[EngineCoreOutputs], None]], tuple[EngineLink, Client]]
+
+
+@pytest.fixture
+def linked(monkeypatch: pytest.MonkeyPatch) -> Linked:
     monkeypatch.setattr(link, "AsyncMPClient", Client)
     monkeypatch.setattr(Executor, "get_class", lambda _: Executor)
-    engine = EngineLink(LANE, cast(VllmConfig, None), Addresses(), lambda _: None)
+
+    def make(on_outputs: Callable[[EngineCoreOutputs], None]) -> tuple[EngineLink, Client]:
+        engine = EngineLink(LANE, cast(VllmConfig, None), Addresses(), on_outputs)
+        return engine, cast(Client, engine._client)
+
+    return make
+
+
+async def test_an_engine_knows_a_request_by_a_name_without_commas(linked: Linked) -> None:
+    engine, client = linked(lambda _: None)
     request = make_request()
     request.request_id = "cmpl-a,b,,c-0"
     first, second = await engine.submit(request), await engine.submit(request)
-    client = cast(Client, engine._client)
     names = [sent.request_id for sent in client.sent]
     assert names == ["cmpl-a_b__c-0/0", "cmpl-a_b__c-0/1"]
     for stream in (first, second):
@@ -59,6 +87,71 @@ async def test_an_engine_knows_a_request_by_a_name_without_commas(monkeypatch: p
         assert (chunk.token_ids, chunk.output.request_id) == ([7], request.request_id)
     await engine.close()
     await ticks()
+
+
+async def test_an_engine_that_is_told_to_end_is_lost_and_no_request_of_it_ended(linked: Linked) -> None:
+    """On SIGTERM vLLM's engine aborts what it runs and what comes, perhaps for as long as another lane fetches KV."""
+    engine, client = linked(lambda _: None)
+    streams = [await engine.submit(make_request()) for _ in range(2)]
+    for stream in streams:
+        assert (await anext(stream)).token_ids == [7]
+    client.answer(client.sent[0], [], FinishReason.ABORT)
+    for stream in streams:
+        async with asyncio.timeout(1):
+            with pytest.raises(LaneLost, match="lane-0"):
+                await anext(stream)
+    assert engine.broken
+    with pytest.raises(LaneLost):
+        await engine.submit(make_request())
+    await asyncio.wait_for(engine.ended(), 1)
+    await engine.close()
+
+
+async def test_an_abort_that_its_own_client_asked_for_is_nobodys_loss(linked: Linked) -> None:
+    engine, client = linked(lambda _: None)
+    left, stays = await engine.submit(make_request()), await engine.submit(make_request())
+    await left.aclose()
+    client.answer(client.sent[0], [], FinishReason.ABORT)
+    client.answer(client.sent[1], [8], FinishReason.LENGTH)
+    assert [(await anext(stays)).token_ids for _ in range(2)] == [[7], [8]]
+    assert not engine.broken
+    await engine.close()
+
+
+async def test_outputs_that_cannot_be_read_lose_the_lane_instead_of_hanging_its_requests(linked: Linked) -> None:
+    engine, client = linked(lambda _: None)
+    stream = await engine.submit(make_request())
+    await anext(stream)
+    client.break_off(ValueError("not a message"))
+    async with asyncio.timeout(1):
+        with pytest.raises(LaneLost, match="not a message"):
+            await anext(stream)
+    await engine.close()
+
+
+async def test_a_step_that_cannot_be_counted_holds_up_no_request(
+    linked: Linked, caplog: pytest.LogCaptureFixture
+) -> None:
+    def uncountable(_: EngineCoreOutputs) -> None:
+        raise KeyError("a figure that is not there")
+
+    engine, _ = linked(uncountable)
+    for _ in range(2):
+        async with asyncio.timeout(1):
+            assert (await anext(await engine.submit(make_request()))).token_ids == [7]
+    assert "a figure that is not there" in caplog.text
+    await engine.close()
+
+
+async def test_what_a_dead_engine_cannot_release_is_a_lost_lane(linked: Linked) -> None:
+    """Not another error, which would take the place of the loss that the request is started again after."""
+    engine, client = linked(lambda _: None)
+    client.dead = True
+    with pytest.raises(LaneLost):
+        await engine.submit(make_request())
+    with pytest.raises(LaneLost):
+        await engine.send(make_request())
+    await engine.close()
 
 
 # vLLM's client that was not finished leaves its context to the garbage collector.

@@ -5,6 +5,7 @@ detokenizing to the front, which does them once per request whichever lanes the 
 """
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
 from copy import copy
@@ -16,9 +17,11 @@ from vllm.v1.engine.core_client import AsyncMPClient
 from vllm.v1.engine.exceptions import EngineDeadError
 from vllm.v1.executor import Executor
 
-from streamserve.errors import LaneLost
+from streamserve.errors import LaneLost, one_line
 from streamserve.lanes.vllm.handshake import Addresses
 from streamserve.types import Chunk, Finish, LaneId
+
+logger = logging.getLogger(__name__)
 
 READY_LIMIT_S = 5
 """How long an engine that has said READY may take until its first message to the client is here; it is sent before."""
@@ -67,6 +70,10 @@ class EngineLink:
         """Whether the engine is known to be gone."""
         return self._lost is not None
 
+    async def ended(self) -> None:
+        """Wait until the engine is known to be gone."""
+        await self._gone.wait()
+
     async def submit(self, request: EngineCoreRequest) -> "EngineStream":
         """Send a request; returns its output stream. Raises `LaneLost`.
 
@@ -99,9 +106,13 @@ class EngineLink:
             sending.add_done_callback(lambda done: done.cancelled() or done.exception())
 
     async def send(self, request: EngineCoreRequest) -> None:
-        """Send a request whose outputs nobody waits for."""
-        if self._lost is None:
+        """Send a request whose outputs nobody waits for. Raises `LaneLost`."""
+        if self._lost is not None:
+            return
+        try:
             await self._client.add_request_async(request)
+        except EngineDeadError as error:
+            raise LaneLost(f"{self.lane} died", lane=self.lane) from error
 
     async def call(self, method: str, *arguments: object) -> object:
         """Run a method of the engine core between two of its steps. Raises `LaneLost`."""
@@ -147,14 +158,31 @@ class EngineLink:
             except EngineDeadError:
                 self.fail(f"{self.lane} died")
                 return
+            except Exception as error:
+                # No more will come, and whoever waits would wait for ever.
+                logger.exception("what %s sent cannot be read; see the traceback", self.lane)
+                self.fail(f"{self.lane} is lost: what it sent cannot be read ({one_line(error)})")
+                return
             for output in outputs.outputs:
-                stream = self._streams.get(output.request_id)
-                if stream is None:
-                    continue
-                if output.finished:
-                    del self._streams[output.request_id]
-                stream.push(output, outputs.timestamp)
-            self._on_outputs(outputs)
+                self._hand_out(output, outputs.timestamp)
+            try:
+                self._on_outputs(outputs)
+            except Exception:
+                # A figure less, while the requests themselves go on.
+                logger.exception("a step of %s could not be counted; see the traceback", self.lane)
+
+    def _hand_out(self, output: EngineCoreOutput, at_s: float) -> None:
+        stream = self._streams.get(output.request_id)
+        if stream is None:
+            return
+        if output.finish_reason is FinishReason.ABORT:
+            # What is aborted here has no stream any more, so the engine itself was told to end (SIGTERM). It refuses
+            # new requests in the same way, perhaps for long: until KV that it holds is fetched or given up.
+            self.fail(f"{self.lane} is shutting down")
+            return
+        if output.finished:
+            del self._streams[output.request_id]
+        stream.push(output, at_s)
 
 
 class EngineStream:
