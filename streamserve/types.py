@@ -90,7 +90,10 @@ class KVHandle:
 
 @dataclass(frozen=True, slots=True)
 class Prefilled:
-    """What a prefill hop returns: the first token and, unless it ended the sequence, the KV to continue from."""
+    """What a prefill hop returns: the first token, and the KV to continue from, or to release if that token ended all.
+
+    kv: None where no KV is held.
+    """
 
     chunk: Chunk
     kv: KVHandle | None

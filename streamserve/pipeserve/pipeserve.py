@@ -64,8 +64,12 @@ async def _two_lanes(
     request: Request, prefill: Lane, decode: Lane, on_prefilled: Callable[[], None]
 ) -> AsyncGenerator[Chunk, None]:
     prefilled = await prefill.prefill(request)
-    if prefilled.kv is None:
-        on_prefilled()
+    if prefilled.kv is None or prefilled.chunk.finish is not None:
+        try:
+            on_prefilled()
+        finally:
+            if prefilled.kv is not None:
+                await settle(_release(decode, prefilled.kv))
         yield prefilled.chunk
         return
     stream = await _hand_over(request, prefilled, prefilled.kv, decode, on_prefilled)

@@ -1,11 +1,12 @@
 """A lane's end: cleaned up whole, whoever is cancelled meanwhile; and one that dies at the very end of its start."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
 
 from streamserve.config import EngineConfig, SpeculationConfig
 from streamserve.errors import LaneStartError
@@ -13,8 +14,10 @@ from streamserve.lanes.vllm import lane as lanes
 from streamserve.lanes.vllm.handshake import Addresses
 from streamserve.lanes.vllm.lane import VllmLane
 from streamserve.lanes.vllm.launch import Launcher
+from streamserve.lanes.vllm.link import FINISH
 from streamserve.lanes.vllm.plan import LanePlan
-from streamserve.types import LaneId, LaneState
+from streamserve.lanes.vllm.requests import greedy_request
+from streamserve.types import Chunk, Finish, LaneId, LaneState
 from tests.fakes import ticks
 
 
@@ -28,6 +31,7 @@ class Parts:
         self.go = asyncio.Event()
         self.done: list[str] = []
         self.gone: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.link_ended = asyncio.Event()
 
     def fail(self, reason: str) -> None:
         self.done.append("failed")
@@ -43,6 +47,9 @@ class Parts:
 
     def unlink(self) -> None:
         self.done.append("unlinked")
+
+    async def ended(self) -> None:
+        await self.link_ended.wait()
 
     async def exited(self) -> str:
         return await asyncio.shield(self.gone)
@@ -99,6 +106,57 @@ async def test_a_lost_lane_is_taken_down_whole_though_its_watch_is_cancelled(slo
     assert parts.done == ["failed", "closed", "killed", "unlinked"]
     await lane.aclose()
     assert (len(parts.done), lane.signals().state) == (4, LaneState.STOPPED)
+
+
+@pytest.mark.parametrize("leaves", [True, False])
+async def test_a_lane_whose_engine_said_that_it_ends_is_lost_whether_its_process_leaves_or_not(
+    leaves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lanes, "LEAVE_S", 0.05)
+    parts = Parts()
+    watch = asyncio.create_task(running(parts).lost())
+    await ticks()
+    parts.link_ended.set()
+    await ticks()
+    assert not watch.done()
+    if leaves:
+        parts.gone.set_result("its process ended with status 1")
+    reason = await asyncio.wait_for(watch, 2)
+    assert ("status 1" in reason) == leaves
+    assert parts.done == ["failed", "closed", "killed", "unlinked"]
+    parts.gone.cancel()
+
+
+class OneOutput:
+    """A link to an engine that answers with one output."""
+
+    broken = False
+
+    def __init__(self, output: EngineCoreOutput) -> None:
+        self._output = output
+
+    async def submit(self, request: EngineCoreRequest) -> Any:
+        async def outputs() -> AsyncGenerator[Chunk, None]:
+            reason = self._output.finish_reason
+            yield Chunk(self._output.new_token_ids, 0.0, None if reason is None else FINISH[reason], self._output)
+
+        return outputs()
+
+
+@pytest.mark.parametrize(
+    ("reason", "finish"),
+    [(FinishReason.STOP, Finish.STOP), (FinishReason.LENGTH, None), (FinishReason.ERROR, Finish.ERROR)],
+)
+async def test_kv_held_for_a_decode_lane_is_told_of_also_when_the_first_token_is_the_last(
+    reason: FinishReason, finish: Finish | None
+) -> None:
+    """vLLM holds it after a stop token too; where it lies is nothing for the client."""
+    held = {"remote_block_ids": [[1]], "remote_request_id": "r/0"} if reason is not FinishReason.ERROR else None
+    output = EngineCoreOutput("r", [7], finish_reason=reason, kv_transfer_params=held)
+    lane = running(OneOutput(output))
+    prefilled = await lane.prefill(greedy_request("r", [1, 2, 3], 8))
+    assert (prefilled.chunk.finish, prefilled.kv and prefilled.kv.params) == (finish, held)
+    assert output.kv_transfer_params is None
 
 
 async def test_a_lane_is_stopped_whole_though_who_stops_it_is_cancelled() -> None:

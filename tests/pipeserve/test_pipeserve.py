@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from streamserve.errors import LaneLost
 from streamserve.pipeserve.pipeserve import PipeServe
 from streamserve.protocols import TokenStream
-from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneState, Request
+from streamserve.types import Chunk, Decision, Finish, KVHandle, LaneId, LaneState, Prefilled, Request
 from streamserve.virtual import run
 from tests.fakes import FakeLane, expected_tokens, make_request, pair, started, ticks
 from tests.flaky import FlakyLane
@@ -98,6 +98,24 @@ async def test_a_sequence_that_stops_in_prefill_never_reaches_the_decode_lane() 
     assert [chunk.finish async for chunk in stream] == [Finish.STOP]
     assert ("decode", "r") not in lanes[B].calls
     assert lanes[A].idle
+
+
+async def test_kv_held_for_a_sequence_that_stops_in_prefill_is_released_before_its_end_is_told() -> None:
+    class HoldingLane(FakeLane):
+        async def prefill(self, request: Request) -> Prefilled:
+            prefilled = await super().prefill(request)
+            self.held[99] = request.id
+            return Prefilled(prefilled.chunk, KVHandle(self.id, {"owner": self, "key": 99}))
+
+    a, b = HoldingLane("a", stop_after=1), FakeLane("b")
+    for lane in (a, b):
+        await lane.start(lambda lane, stage: None)
+    stream = PipeServe({A: a, B: b}).stream(make_request(max_tokens=9, continuable=True), APART, prefilled := Calls())
+    chunk = await anext(stream)
+    assert (chunk.finish, len(prefilled.seen)) == (Finish.STOP, 1)
+    assert [chunk async for chunk in stream] == []
+    assert not a.held
+    assert ("decode", "r") not in b.calls
 
 
 async def test_streams_touch_no_lane_before_the_first_read_nor_when_closed_unread() -> None:

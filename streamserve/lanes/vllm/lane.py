@@ -35,6 +35,9 @@ WARM_UP_TOKENS = 6
 WARM_UP_BATCHES = (8, 1, 2)
 """With drafts of any length these give steps of 1 to 70 tokens."""
 
+LEAVE_S = 10.0
+"""How long a process may take to leave once its engine is known to be gone, before it is killed."""
+
 OnOutputs = Callable[[int, EngineCoreOutputs], None]
 """Told of every engine step: the lane's index and what the engine reported."""
 
@@ -93,7 +96,7 @@ class VllmLane:
         progress(self.id, f"ready in {now() - started_s:.1f} s")
 
     async def lost(self) -> str:
-        reason = await self._process.exited() if self._process is not None else ""
+        reason = await _end(self._process, self._link) if self._process is not None else ""
         if self._state is LaneState.STOPPED:
             # Stopped on purpose, hence never lost: whoever waits for a loss waits until it is cancelled.
             await asyncio.get_running_loop().create_future()
@@ -109,11 +112,13 @@ class VllmLane:
         finally:
             await stream.aclose()
         output = chunk.output
-        if not continues(output):
-            return Prefilled(chunk, None)
-        kv = KVHandle(self.id, output.kv_transfer_params)
+        going_on = continues(output)
+        # vLLM holds the KV of a sequence that a stop token ended just as well.
+        held, output.kv_transfer_params = output.kv_transfer_params, None
+        kv = None if held is None else KVHandle(self.id, held)
+        if not going_on:
+            return Prefilled(chunk, kv)
         output.finish_reason = None
-        output.kv_transfer_params = None
         return Prefilled(replace(chunk, finish=None), kv)
 
     async def decode(self, request: Request, kv: KVHandle | None = None, sent: Sequence[int] = ()) -> TokenStream:
@@ -227,6 +232,19 @@ class VllmLane:
             return
         self._meter.observe(outputs)
         self._on_outputs(self._plan.index, outputs)
+
+
+async def _end(process: EngineProcess, link: EngineLink | None) -> str:
+    """Wait until the process has ended, or should have since its engine is gone; why."""
+    exiting = asyncio.ensure_future(process.exited())
+    ending = asyncio.ensure_future(link.ended()) if link is not None else exiting
+    try:
+        await asyncio.wait((exiting, ending), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((exiting,), timeout=LEAVE_S)
+        return exiting.result() if exiting.done() else f"its engine ended and its process did not within {LEAVE_S:g} s"
+    finally:
+        exiting.cancel()
+        ending.cancel()
 
 
 async def _run_dry(link: EngineLink, requests: int) -> None:
