@@ -6,7 +6,7 @@ import pytest
 from vllm.sampling_params import SamplingParams
 from vllm.v1.request import Request
 
-from streamserve.lanes.vllm.scheduler import depth_cap
+from streamserve.lanes.vllm.scheduler import depth_cap, prefill_left
 
 
 def make_request(output_tokens: int = 0, **sampling: Any) -> Request:
@@ -35,6 +35,12 @@ def test_samplers_that_depth_would_change_go_one_token_at_a_time(sampling: dict[
     assert depth_cap(make_request(**sampling)) == 0
 
 
+@pytest.mark.parametrize(("before", "cap"), [(0, 3), (2, 1), (3, 0), (4, 5), (5, 4)])
+def test_no_step_reaches_beyond_the_least_number_of_tokens(before: int, cap: int) -> None:
+    """vLLM forbids the end for a step's last token as for its first, so a step may not begin below and end above."""
+    assert depth_cap(make_request(output_tokens=before, min_tokens=4)) == cap
+
+
 def test_a_seed_means_nothing_to_the_likeliest_token() -> None:
     assert depth_cap(make_request(seed=1)) == 9
 
@@ -43,3 +49,15 @@ def test_where_sampling_is_not_verified_rightly_only_the_likeliest_token_is_draf
     assert depth_cap(make_request(temperature=0.7)) == 9
     assert depth_cap(make_request(temperature=0.7), greedy_only=True) == 0
     assert depth_cap(make_request(), greedy_only=True) == 9
+
+
+@pytest.mark.parametrize(
+    ("computed", "chunk", "left"),
+    [(0, False, 9), (2, True, 7), (5, True, 4), (8, False, 0)],
+    ids=["preempted", "in its prompt", "in its output", "decodes"],
+)
+def test_a_preempted_request_computes_its_output_anew(computed: int, chunk: bool, left: int) -> None:
+    """Never less than nothing: a step with negative prefill would have a negative price."""
+    request = make_request(output_tokens=6)
+    request.num_computed_tokens, request.is_prefill_chunk = computed, chunk
+    assert prefill_left(request) == left

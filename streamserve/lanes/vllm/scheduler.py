@@ -128,8 +128,8 @@ class LaneScheduler(Scheduler):
         drafts = {}
         decoding = prefill_tokens = 0
         for request in self.running:
-            if request.is_prefill_chunk or request.num_computed_tokens < request.num_prompt_tokens:
-                prefill_tokens += request.num_prompt_tokens - request.num_computed_tokens
+            if left := prefill_left(request):
+                prefill_tokens += left
                 continue
             decoding += 1
             cap = depth_cap(request, self._greedy_only)
@@ -206,14 +206,11 @@ class LaneScheduler(Scheduler):
         """Prompt tokens that wait to be computed here; KV that is fetched from another lane is not."""
         fetched = "do_remote_prefill"
         return sum(
-            request.num_prompt_tokens - request.num_computed_tokens
-            for request in self.waiting
-            if not (request.kv_transfer_params or {}).get(fetched)
+            prefill_left(request) for request in self.waiting if not (request.kv_transfer_params or {}).get(fetched)
         )
 
     def _report(self) -> dict[str, Any]:
-        queued = self._waiting_tokens()
-        queued += sum(max(0, request.num_prompt_tokens - request.num_computed_tokens) for request in self.running)
+        queued = self._waiting_tokens() + sum(map(prefill_left, self.running))
         pool = self.kv_cache_manager.block_pool
         report = self._step | {
             "prefill_queued_tokens": queued,
@@ -234,10 +231,20 @@ class LaneScheduler(Scheduler):
         return report
 
 
+def prefill_left(request: Request) -> int:
+    """Tokens to compute before the request decodes: of its prompt and, after a preemption, of its output so far."""
+    if request.is_prefill_chunk or request.num_computed_tokens < request.num_prompt_tokens:
+        return request.num_tokens - request.num_computed_tokens
+    return 0
+
+
 def depth_cap(request: Request, greedy_only: bool = False) -> int:
     """The deepest that this request may go.
 
     greedy_only: no drafts for requests that sample, where their verification is not right (`verification`).
+
+    Below min_tokens vLLM forbids the end for the last token of a step by where the step began: a step that reached
+    beyond would give another text than one token at a time.
 
     A seeded sampler draws differently at another depth, and vLLM applies min_p and logit_bias to the last token of a
     step only: such requests take one token at a time, instead of being refused as vLLM does.
@@ -249,7 +256,8 @@ def depth_cap(request: Request, greedy_only: bool = False) -> int:
         return 0
     if sampling.min_p or sampling.logit_bias:
         return 0
-    left = request.max_tokens - request.num_output_tokens - 1
+    reach = request.max_tokens if request.num_output_tokens >= sampling.min_tokens else sampling.min_tokens
+    left = reach - request.num_output_tokens - 1
     asked = (sampling.extra_args or {}).get("max_depth")
     return left if asked is None else min(left, asked)
 
