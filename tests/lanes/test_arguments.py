@@ -64,6 +64,14 @@ def test_every_start_of_a_lane_is_a_new_transfer_identity() -> None:
     assert all(engine_id.startswith("lane-0-") for engine_id in ids)
 
 
+@pytest.mark.parametrize("method", ["none", "history", "draft_model"])
+def test_no_step_is_scheduled_before_the_last_ones_output_is_known(method: str) -> None:
+    """Our scheduler decides on it; on GPU vLLM would run ahead, and drop the drafts of a draft model."""
+    plan = LanePlan(LaneId("lane-0"), 0, "gpu")
+    speculation = SpeculationConfig(method=method, model="draft")  # type: ignore[arg-type]
+    assert engine_arguments("tiny", EngineConfig(), plan, speculation)["async_scheduling"] is False
+
+
 class TestSpeculation:
     def given(self, **speculation: Any) -> dict[str, Any]:
         plan = LanePlan(LaneId("lane-0"), 0, "cpu")

@@ -62,6 +62,9 @@ def _speculation_arguments(speculation: SpeculationConfig, max_running: int) -> 
     ours: dict[str, Any] = {
         "scheduler_cls": "streamserve.lanes.vllm.scheduler.LaneScheduler",
         "additional_config": {"streamserve": {"control": encoded(speculation.default), "history": history}},
+        # It decides each step on the output of the last. On GPU vLLM would run a step ahead unless told otherwise, and
+        # then neither reports steps rightly nor gives a draft model's tokens to the scheduler.
+        "async_scheduling": False,
     }
     if speculation.method == "none":
         return ours
