@@ -127,6 +127,7 @@ class StreamServeClient(WithoutEngineControls):
         core.reasoning_parser_kwargs = reasoning_parser_kwargs
         self.input_processor.assign_request_id(core)
         _strip_transfer_parameters(core)
+        _cap_tokens(core, self.model_config.max_model_len)
         _cap_depth(core, wishes.max_depth)
         text = prompt_text or extract_prompt_components(self.model_config, prompt)[0]  # type: ignore[arg-type]
         outputs = self._sequence(core, text) if core.params.n == 1 else self._sequences(core, text)  # type: ignore[union-attr]
@@ -246,6 +247,19 @@ def _request(core: EngineCoreRequest, slo: Slo) -> Request:
         slo=slo,
         max_depth=(sampling.extra_args or {}).get(MAX_DEPTH),
     )
+
+
+def _cap_tokens(core: EngineCoreRequest, max_model_len: int) -> None:
+    """Ask for no more tokens than the model has room for, which not all of vLLM's routes see to.
+
+    An engine ends there by itself, but the lane that takes over from another would be given a prompt that fills the
+    model's length, and die of the token that it then samples.
+    """
+    sampling = core.sampling_params
+    if sampling is None or sampling.max_tokens is None or core.prompt_token_ids is None:
+        return
+    sampling.max_tokens = min(sampling.max_tokens, max(1, max_model_len - len(core.prompt_token_ids)))
+    sampling.min_tokens = min(sampling.min_tokens, sampling.max_tokens)
 
 
 def _cap_depth(core: EngineCoreRequest, wished: int | None) -> None:

@@ -10,7 +10,7 @@ from vllm.exceptions import VLLMValidationError
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
 
-from streamserve.api.engine_client import StreamServeClient, _cap_depth, _request
+from streamserve.api.engine_client import StreamServeClient, _cap_depth, _cap_tokens, _request
 from streamserve.errors import LaneLost
 from streamserve.lanes.vllm.link import FINISH
 from streamserve.protocols import TokenStream
@@ -53,6 +53,17 @@ def test_a_cap_in_the_body_that_cannot_be_meant_is_refused(body: Any) -> None:
     with pytest.raises(VLLMValidationError, match=r"vllm_xargs\.max_depth: .* an integer of at least 0") as refusal:
         _cap_depth(core({"max_depth": body}), None)
     assert refusal.value.parameter == "vllm_xargs.max_depth"
+
+
+@pytest.mark.parametrize(
+    ("asked", "least", "capped"), [(9, 0, (9, 0)), (9, 9, (9, 9)), (1000, 0, (13, 0)), (1000, 500, (13, 13))]
+)
+def test_no_sequence_is_asked_for_more_than_the_model_can_hold(asked: int, least: int, capped: tuple[int, int]) -> None:
+    """An engine that is given a prompt as long as the model can read dies of its first token."""
+    request = make_request(sampling_params=SamplingParams(max_tokens=asked, min_tokens=least))
+    _cap_tokens(request, len(request.prompt_token_ids or ()) + 13)
+    assert request.sampling_params is not None
+    assert (request.sampling_params.max_tokens, request.sampling_params.min_tokens) == capped
 
 
 async def test_priority_and_latencies_reach_the_scheduler() -> None:
