@@ -223,7 +223,9 @@ def names(folder: Path | None = None) -> list[str]:
 def _read(source: str, folder: Path) -> dict[str, Any]:
     path = Path(source) if source.endswith((".yaml", ".yml")) else folder / f"{source}.yaml"
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{source} is not UTF-8 text ({error}): save it as UTF-8") from error
     except OSError as error:
         known = ", ".join(names(folder))
         raise ConfigError(f"no configuration {source!r}: give a YAML file or one of {known}") from error
@@ -245,6 +247,7 @@ def _check(config: Config) -> None:
     for lane_config in config.lanes:
         _check_lane(lane_config, config.device)
     _check_ranges(config)
+    _check_keys(config.server)
     _check_speculation(config.speculation)
     if not config.scheduler.restart_backoff_s:
         raise ConfigError("scheduler.restart_backoff_s needs at least one pause")
@@ -296,6 +299,13 @@ def _check_ranges(config: Config) -> None:
         raise ConfigError(f"{key} must be {least}{f' and at most {high:g}' if high < 1e9 else ''}, got {value}")
     if not all(0 <= pause_s < math.inf for pause_s in config.scheduler.restart_backoff_s):
         raise ConfigError("scheduler.restart_backoff_s: every pause must be at least 0")
+
+
+def _check_keys(server: ServerConfig) -> None:
+    # An empty key is what an unset variable leaves behind: vLLM would skip it and then ask nobody for a key.
+    for name, keys in (("api_keys", server.api_keys), ("admin_keys", server.admin_keys)):
+        if not all(key.strip() for key in keys):
+            raise ConfigError(f"server.{name}: a key is empty, so anyone would be let in: give a key, or leave it out")
 
 
 def _check_speculation(speculation: SpeculationConfig) -> None:

@@ -24,11 +24,15 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver(_BOOLEAN, re.compile("true|True|TRUE|false|False|FALSE"), list("tTfF"))
 
 
+_UNREADABLE = (yaml.YAMLError, ValueError, RecursionError)
+"""What PyYAML raises for a text that is none; `ValueError` for a date like 2026-13-45."""
+
+
 def parse(text: str, source: str) -> dict[str, Any]:
     """The mapping that a YAML text holds; `source` names it in errors. Raises `ConfigError`."""
     try:
         document = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"{source} is not valid YAML: {error}") from error
     if not isinstance(document, dict):
         raise ConfigError(f"{source} must be a mapping of keys to values")
@@ -43,7 +47,7 @@ def override(document: dict[str, Any], assignment: str) -> None:
         raise ConfigError(f"--set {assignment!r}: write key=value, e.g. --set engine.max_running=16")
     try:
         value = yaml.load(text, _Loader)
-    except yaml.YAMLError as error:
+    except _UNREADABLE as error:
         raise ConfigError(f"--set {assignment!r}: the value is not valid YAML") from error
     node: Any = document
     for key in keys[:-1]:
@@ -75,7 +79,7 @@ def _step_into(node: Any, key: str, assignment: str) -> Any:
 
 
 def _index(items: list[Any], key: str, assignment: str) -> int:
-    if not key.isdigit() or int(key) >= len(items):
+    if not key.isdecimal() or int(key) >= len(items):
         raise ConfigError(f"--set {assignment!r}: {key!r} must be a position from 0 to {len(items) - 1}")
     return int(key)
 

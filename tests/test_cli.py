@@ -257,6 +257,11 @@ def test_doctor_says_what_runs_and_recommends(machine: Callable[[Machine], None]
     assert lines[-2:] == ["Recommended for 2 cores, no GPU to use", "  streamserve serve --config cpu-pair"]
 
 
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_doctor_refuses_a_port_that_is_none(port: str) -> None:
+    assert RUNNER.invoke(cli.app, ["doctor", "--port", port]).exit_code == 2
+
+
 def test_doctor_fails_where_nothing_can_be_served(machine: Callable[[Machine], None]) -> None:
     machine(replace(LAPTOP, packages={}))
     result = RUNNER.invoke(cli.app, ["doctor"])

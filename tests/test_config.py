@@ -71,6 +71,12 @@ class TestLoad:
         with pytest.raises(ConfigError, match=message):
             load(write(folder, text))
 
+    def test_a_file_that_is_no_text(self, folder: Path) -> None:
+        file = folder / "latin.yaml"
+        file.write_bytes(b"model: caf\xe9\n")
+        with pytest.raises(ConfigError, match="is not UTF-8 text"):
+            load(str(file))
+
     def test_without_pairs_every_lane_may_prefill_for_every_lane(self, folder: Path) -> None:
         assert load("two", folder=folder).stream_pairs() == (("a", "a"), ("a", "b"), ("b", "a"), ("b", "b"))
 
@@ -153,6 +159,8 @@ class TestOverrides:
             ("=1", "write key=value"),
             ("engine..max_running=1", "write key=value"),
             ("engine=[", "not valid YAML"),
+            ("model=2026-13-45", "not valid YAML"),
+            ("lanes.².cores=1", "'²' must be a position from 0 to 1"),
             ("lanes.2.cores=1", "'2' must be a position from 0 to 1"),
             ("lanes.2=1", "'2' must be a position from 0 to 1"),
             ("lanes.-1.cores=1", "'-1' must be a position from 0 to 1"),
@@ -188,6 +196,8 @@ class TestImpossible:
             ("server.port=-1", "server.port must be at least 0 and at most 65535, got -1"),
             ("server.port=65536", "server.port must be at least 0 and at most 65535, got 65536"),
             ("pairs=[]", "pairs: name at least one pair, or write all, or own"),
+            ("server.api_keys=['']", "server.api_keys: a key is empty, so anyone would be let in"),
+            ("server.admin_keys=[k, ' ']", "server.admin_keys: a key is empty"),
             ("pairs=none", "Invalid enum value 'none'"),
             ("lanes.0.cores=-1", "a: cores must be 0 (all) or more"),
             ("engine.kv_cache_gib=.nan", "engine.kv_cache_gib must be above 0, got nan"),

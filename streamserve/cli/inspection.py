@@ -21,7 +21,7 @@ _LEVEL_STYLES = {"ok": "green", "warning": "yellow", "problem": "bold red"}
 @app.command(epilog=examples("streamserve doctor", "streamserve doctor --json"))
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print the same as JSON.")] = False,
-    port: Annotated[int, typer.Option(help="The port you mean to serve on.")] = 8000,
+    port: Annotated[int, typer.Option(help="The port you mean to serve on.", min=0, max=65535)] = 8000,
 ) -> None:
     """Say what this machine can serve and what is missing; exit status 1 if it can serve nothing."""
     from streamserve.doctor import findings, recommend
