@@ -28,6 +28,11 @@ def served_name(model: str, server: ServerConfig) -> str:
     return Path(model).name if Path(model).is_dir() else model
 
 
+UNUSED = ("host", "port", "uds", "uvicorn-log-level", "enable-ssl-refresh")
+UNUSED_BEGINNINGS = ("ssl-", "h11-", "grpc-")
+"""Options of how vLLM's own server listens: we listen ourselves, so they would do nothing."""
+
+
 def options(model: str, server: ServerConfig) -> Namespace:
     """vLLM's server options for this configuration; raises `ConfigError` for an option vLLM does not know."""
     flags = ["--model", model, "--served-model-name", served_name(model, server), "--disable-uvicorn-access-log"]
@@ -36,6 +41,7 @@ def options(model: str, server: ServerConfig) -> Namespace:
     if server.tool_call_parser:
         flags += ["--enable-auto-tool-choice", "--tool-call-parser", server.tool_call_parser]
     for name, value in server.extra.items():
+        _check_used(name)
         flags += [f"--{name}"] if value is True else [f"--{name}", str(value)]
     parser = make_arg_parser(FlexibleArgumentParser(exit_on_error=False))
     parser.error = _refuse  # type: ignore[method-assign, assignment]
@@ -74,6 +80,13 @@ async def build(
 def _admin_keys(args: Namespace, server: ServerConfig) -> list[str]:
     """The configured ones, else every key that vLLM itself would accept."""
     return server.admin_keys or [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+
+
+def _check_used(name: str) -> None:
+    option = name.replace("_", "-")
+    if option in UNUSED or option.startswith(UNUSED_BEGINNINGS):
+        hint = "put a proxy that ends TLS before the server" if "ssl" in option else "see server.host and server.port"
+        raise ConfigError(f"server.extra.{name} has no effect, since StreamServe listens itself: {hint}")
 
 
 def _refuse(message: str) -> None:

@@ -1,6 +1,7 @@
 """`run`: from a configuration to a listening server, and down again on SIGINT or SIGTERM."""
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
@@ -182,10 +183,14 @@ def _listen(server: ServerConfig) -> socket.socket:
         listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
-        raise SetupError(
-            f"cannot listen on {server.host} port {server.port}: {error.strerror}; "
-            "choose another with --port (make serve: PORT=...), or stop what uses it"
-        ) from error
+        # A name that nobody knows, or an address of another machine, stays wrong on every port.
+        of_host = isinstance(error, socket.gaierror) or error.errno == errno.EADDRNOTAVAIL
+        advice = (
+            "choose an address of this machine with --host, e.g. 127.0.0.1, or 0.0.0.0 for all"
+            if of_host
+            else "choose another with --port (make serve: PORT=...), or stop what uses it"
+        )
+        raise SetupError(f"cannot listen on {server.host} port {server.port}: {error.strerror}; {advice}") from error
     return listener
 
 
@@ -198,7 +203,12 @@ def _log_folder() -> Path:
     """A new folder for this run's logs; the newest few of earlier runs are kept."""
     root = model.cache_folder() / "logs"
     folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SetupError(
+            f"logs cannot be written to {folder} ({error.strerror}): set STREAMSERVE_CACHE to a folder that can be"
+        ) from error
     for old in sorted(root.iterdir())[:-KEPT_LOG_FOLDERS]:
         shutil.rmtree(old, ignore_errors=True)
     return folder

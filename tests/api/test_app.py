@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from starlette.datastructures import State
 
 from streamserve.config import ServerConfig
+from streamserve.errors import ConfigError
 
 
 @pytest.mark.parametrize(
@@ -48,3 +49,11 @@ async def test_a_batch_asks_for_room_for_all_its_prompts(monkeypatch: pytest.Mon
     await app.build(Namespace(api_key=None), client, cast(Any, None), ServerConfig())
     assert await serving.render_completion_request(SimpleNamespace(n=2)) == [{}] * 3
     assert checked == [6]
+
+
+@pytest.mark.parametrize("name", ["ssl-keyfile", "ssl_certfile", "port", "h11-max-header-count"])
+def test_options_of_a_server_that_we_do_not_run_are_refused(name: str) -> None:
+    from streamserve.api import app
+
+    with pytest.raises(ConfigError, match=f"server.extra.{name} has no effect"):
+        app.options("model", ServerConfig(extra={name: "x"}))

@@ -1,11 +1,13 @@
-"""Who is told of results: the decision log where one is asked for."""
+"""Who is told of results, and where the server listens and logs."""
 
+import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
 
 from streamserve.api import server
+from streamserve.config import ServerConfig
 from streamserve.errors import SetupError
 from streamserve.types import Finish, Result
 from tests.fakes import pair
@@ -29,3 +31,23 @@ async def test_a_decision_log_that_cannot_be_written_ends_the_start(tmp_path: Pa
     async with AsyncExitStack() as down:
         with pytest.raises(SetupError, match="--decision-log"):
             server._decision_log(tmp_path, down)
+
+
+def test_a_port_in_use_asks_for_another_port() -> None:
+    with (
+        socket.create_server(("127.0.0.1", 0)) as owner,
+        pytest.raises(SetupError, match="choose another with --port"),
+    ):
+        server._listen(ServerConfig(port=owner.getsockname()[1]))
+
+
+def test_an_address_that_is_not_of_this_machine_asks_for_another_host() -> None:
+    with pytest.raises(SetupError, match="choose an address of this machine with --host"):
+        server._listen(ServerConfig(host="192.0.2.1", port=0))
+
+
+def test_logs_that_cannot_be_written_end_the_start(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STREAMSERVE_CACHE", str(tmp_path / "file"))
+    with pytest.raises(SetupError, match="set STREAMSERVE_CACHE"):
+        server._log_folder()
