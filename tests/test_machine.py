@@ -89,7 +89,7 @@ class FakeNvml(ModuleType):
         return index
 
     def nvmlDeviceGetUUID(self, device: int) -> str:
-        return f"GPU-{device}"
+        return f"GPU-{device}a1b2"
 
     def nvmlDeviceGetName(self, device: int) -> str:
         return "H100"
@@ -124,7 +124,9 @@ def test_without_its_package_the_model_is_not_ready(monkeypatch: pytest.MonkeyPa
     assert not machine.inspect_machine().model_ready
 
 
-@pytest.mark.parametrize(("visible", "indices"), [(None, [0, 1]), ("1", [1]), ("GPU-0", [0]), ("", [])])
+@pytest.mark.parametrize(
+    ("visible", "indices"), [(None, [0, 1]), ("1", [1]), ("GPU-0", [0]), ("GPU-1", [1]), ("0, 1", [0, 1]), ("", [])]
+)
 def test_gpus_are_those_that_the_process_may_use(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, indices: list[int]
 ) -> None:

@@ -97,7 +97,7 @@ def _model_of(settings: Sequence[str]) -> str:
 
 def _default_config(model: str) -> tuple[str, Sequence[str], str]:
     from streamserve import picked
-    from streamserve.doctor import recommend
+    from streamserve.doctor import idle_cores, recommend
     from streamserve.machine import inspect_machine
 
     machine = inspect_machine()
@@ -113,7 +113,13 @@ def _default_config(model: str) -> tuple[str, Sequence[str], str]:
     if recommendation is None:
         why = next((obstacle for verdict in reversed(judged) for obstacle in verdict.obstacles), "none is shipped")
         raise SetupError(f"no shipped configuration runs here ({why}): see `streamserve doctor`")
-    return recommendation.config, (), f"chosen for {recommendation.reason}; another with --config"
+    idle = idle_cores(machine, load(recommendation.config, recommendation.changes))
+    more = f"; its lanes leave {idle} of them idle, --set lanes.0.cores=N gives one more" if idle else ""
+    return (
+        recommendation.config,
+        recommendation.changes,
+        f"chosen for {recommendation.reason}{more}; another with --config",
+    )
 
 
 @app.command(epilog=examples("streamserve configs", "streamserve serve --config unified"))
