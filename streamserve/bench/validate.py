@@ -70,6 +70,8 @@ def run(
     routing.check(given)
     for text in given.routers:
         systems.parse(text, given.order)
+    # A folder that is claimed for prompts which are not there would refuse the right ones.
+    prompts.load_folder(given.prompts, given.workloads)
     settings = {each.name: str(getattr(given, each.name)) for each in fields(given) if each.name not in UNCLAIMED}
     report.claim(given.out, settings | {"config": config})
     if any(report.read(path, Outcome) is None for path in _live_paths(given)):

@@ -2,16 +2,13 @@
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from streamserve.cli.app import app, examples, parts
 from streamserve.config import load
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command(
@@ -85,8 +82,8 @@ def simulate(
     out: Annotated[Path | None, typer.Option(help="Folder for JSON, table and plots.", metavar="DIR")] = None,
 ) -> None:
     """Replay a workload or a trace over simulated lanes: table, JSON and plots, faster than it would happen."""
+    from streamserve.bench import report, simulated
     from streamserve.bench import simulate as study
-    from streamserve.bench import simulated
     from streamserve.bench.workloads import Workload, plans
     from streamserve.simulation.options import SimOptions
 
@@ -124,6 +121,8 @@ def simulate(
         announce_slo=announce_slo,
     )
     study.check(given)
+    if out is not None:
+        report.made(out)
     sent = plans(given.workload, study.encoder(topology.model) if tokenizer else None)
     made = study.run(given, sent, lambda line: print(line, file=sys.stderr, flush=True))
     print(simulated.text(made))

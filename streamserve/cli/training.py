@@ -191,7 +191,11 @@ def evaluate(
         return
     from agents import evaluate as evaluation
     from agents import report
+    from streamserve.bench.report import made
     from streamserve.types import Slo
+
+    if out is not None:
+        made(out)
 
     asked = evaluation.Asked(
         policies=policies,

@@ -200,6 +200,7 @@ def test_one_lane_without_drafts(tmp_path: Path) -> None:
         ({"minutes": float("nan")}, "--minutes must be above 0"),
         ({"name": "../mine"}, "--name"),
         ({"prompts": Path("/nonexistent")}, "there is no .jsonl file"),
+        ({"out": Path(__file__)}, "give --out another folder"),
         ({"config": configuration.load("unified", ["speculation.method=eagle", "speculation.model=m"])}, "played back"),
     ],
 )

@@ -80,3 +80,13 @@ def test_an_infinite_value_is_the_last_and_makes_nothing_undefined() -> None:
     assert spread([1.0, 2.0, 3.0, inf, inf]) == Spread(3.0, 2.0, inf, 5)
     assert spread([inf, inf]) == Spread(inf, inf, inf, 2)
     assert quantile([1.0, 2.0, inf], 0.5) == 2.0 and quantile([1.0, 2.0, inf], 0.51) == inf
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_anything_is_measured(tmp_path: Path) -> None:
+    assert report.made(tmp_path / "new" / "folder").is_dir()
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(ConfigError, match="give --out another folder"):
+            report.made(folder)
+        with pytest.raises(ConfigError, match="give --out another folder"):
+            report.claim(folder, {})

@@ -182,3 +182,10 @@ def test_the_command_prints_a_table_and_leaves_json_and_plots(tmp_path: Path) ->
     assert sorted(path.name for path in out.glob("*.png")) == [
         "e2e-poisson-0.5.png", "e2e-poisson-0.9.png", "load-poisson.png"
     ]  # fmt: skip
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_anything_runs(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    ended = CliRunner().invoke(cli.app, ["simulate", "--requests", "2", "--out", str(tmp_path / "file")])
+    assert isinstance(ended.exception, ConfigError) and "give --out another folder" in str(ended.exception)
+    assert "capacity" not in ended.output

@@ -127,6 +127,8 @@ def test_what_cannot_be_compared_is_refused_before_lanes_start(given: Validation
         run(given, msgspec.structs.replace(CALIBRATION, origin=other))
     with pytest.raises(ConfigError, match="--loads"):
         run(replace(given, loads=(0.0,)))
+    with pytest.raises(ConfigError, match=r"no \.jsonl file"):
+        run(replace(given, prompts=given.prompts / "absent"))
     run(given)
     with pytest.raises(ConfigError, match="other settings"):
         run(replace(given, seed=1))

@@ -39,6 +39,9 @@ class Folder:
 
     def claim(self, settings: Settings, prompts: Mapping[str, Any], model: str) -> None:
         """Note what is measured, or see that it is what was measured so far. Raises `ConfigError`."""
+        if not any((self.path / "cells").glob("*.json")) and not self.capacities():
+            # An earlier start measured nothing, perhaps for a mistake in its options: it binds nobody.
+            (self.path / "settings.json").unlink(missing_ok=True)
         told = {key: value for key, value in asdict(settings).items() if key not in LAX}
         report.claim(self.path, told | {"prompts": prompts, "model": model})
 

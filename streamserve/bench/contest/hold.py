@@ -52,6 +52,16 @@ def hold(wanted: Wanted, console: Console) -> None:
     dealer = Dealer(sets, settings)
     where = place.here(folder=wanted.out, model=wanted.model, cores=wanted.cores, gpus=_gpus(machine))
     found = systems.resolve(settings.systems, where)
+    for name in settings.systems:
+        if left := systems.idle_cores(name, where):
+            used = len(where.cores) - left
+            console.print(
+                f"{name} leaves {left} of {len(where.cores)} cores idle, vLLM none: --cores {used} gives every system "
+                "the same, +lanes.0.cores=N behind its name gives a lane more",
+                highlight=False,
+                markup=False,
+                soft_wrap=True,
+            )
     again = systems.resolve(settings.systems[:1], where)[0] if settings.aa else None
     if again is not None and not again.processes:
         raise ConfigError(f"--aa starts a second {again.name}, which bench does not start: put another system first")

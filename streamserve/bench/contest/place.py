@@ -5,10 +5,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from streamserve.bench.report import made
 from streamserve.errors import SetupError
 from streamserve.lanes.vllm import model as models
 from streamserve.lanes.vllm.environment import free_port
-from streamserve.lanes.vllm.plan import available_cores
 from streamserve.machine import inspect_machine
 
 
@@ -45,21 +45,24 @@ def here(
 ) -> Place:
     """The place on this machine.
 
-    model: as for `streamserve serve`. cores: which ones, or how many; None = all that this process may use.
-    gpus: None = all that are here, where vLLM's build for them is installed.
-    Raises `SetupError` when the model or a core is not here.
+    model: as for `streamserve serve`. cores: which ones, or how many; None = all that this process may use,
+    no more than a control group's limit allows. gpus: None = all that are here, where vLLM's build for them is
+    installed.
+    Raises `SetupError` when the model or a core is not here, `ConfigError` when the folder cannot be written.
     """
-    available = available_cores()
-    chosen = tuple(available[:cores] if isinstance(cores, int) else available if cores is None else cores)
+    machine = inspect_machine()
+    available = machine.core_ids
+    if cores is None:
+        # Beyond a control group's limit threads stall each other; `streamserve serve` counts cores alike.
+        cores = machine.cores
+    chosen = tuple(available[:cores] if isinstance(cores, int) else cores)
     missing = sorted(set(chosen) - set(available))
     if missing or not chosen or (isinstance(cores, int) and cores > len(available)):
         raise SetupError(f"cores {cores} asked for, this process may use {list(available)}: choose among those")
     if gpus is None:
-        machine = inspect_machine()
         gpus = [gpu.index for gpu in machine.gpus] if machine.vllm_device == "gpu" else []
     path = models.resolve(model, print)
-    folder.mkdir(parents=True, exist_ok=True)
-    return Place(str(path), chosen, folder, tuple(gpus), _heads(path), named=model)
+    return Place(str(path), chosen, made(folder), tuple(gpus), _heads(path), named=model)
 
 
 def _heads(model: Path | str) -> int | None:

@@ -81,8 +81,13 @@ def check(settings: Settings) -> None:
         raise ConfigError("--systems names none: e.g. --systems streamserve,vllm")
     if twice := {each for each in settings.systems if settings.systems.count(each) > 1}:
         raise ConfigError(f"--systems names {', '.join(sorted(twice))} twice: --aa runs the first one a second time")
+    _check_twice(settings)
     for process in settings.arrivals:
-        _check_process(process)
+        _check_process(process, settings.requests)
+    if unknown := sorted(settings.capacity.keys() - {*settings.workloads, "*"}):
+        raise ConfigError(
+            f"--capacity names {', '.join(unknown)}, of which no run is: write {'=X,'.join(settings.workloads)}=X"
+        )
     for name, each in (("--loads", settings.loads), ("--capacity", tuple(settings.capacity.values()))):
         if not all(0 < value < math.inf for value in each):
             raise ConfigError(
@@ -127,7 +132,14 @@ def given_capacities(settings: Settings) -> dict[str, float]:
     return {each: rate for each, rate in named.items() if rate is not None}
 
 
-def _check_process(text: str) -> None:
+def _check_twice(settings: Settings) -> None:
+    for name in ("workloads", "arrivals", "loads"):
+        given = getattr(settings, name)
+        if len(set(given)) < len(given):
+            raise ConfigError(f"--{name} says the same twice: --repeats is how often every run is measured")
+
+
+def _check_process(text: str, requests: int) -> None:
     if text in LOADLESS:
         return
     kind = text.partition(":")[0]
@@ -135,7 +147,11 @@ def _check_process(text: str) -> None:
         raise ConfigError(f"--arrivals {text!r}: write poisson, gamma:CV, {BURST}, {ALONE} or trace:FILE")
     process = arrivals.parse(text)
     if process.path is not None:
-        arrivals.read_trace(process.path)
+        left = sum(at_s >= process.start_s for at_s in arrivals.read_trace(process.path))
+        if left < requests:
+            raise ConfigError(
+                f"--arrivals {text}: it has {left} arrivals, a run sends {requests}: give --requests {left}"
+            )
 
 
 def _check_plots() -> None:

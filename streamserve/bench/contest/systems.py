@@ -10,16 +10,12 @@ from streamserve.bench.contest.commands import Engine
 from streamserve.bench.contest.place import Place
 from streamserve.bench.contest.process import Process
 from streamserve.errors import ConfigError
+from streamserve.lanes.vllm.plan import plan
 
-USAGE = """systems:
-  streamserve[:CONFIG]       `streamserve serve`; CONFIG is a name or a YAML file
-  vllm                       one vLLM over everything
-  vllm-spec[:DEPTH]          the same with n-gram drafts
-  vllm-dp, vllm-dp-spec      one vLLM per core or GPU behind vllm-router; behind SMG with :smg
-  vllm-pd, vllm-pd-spec      one vLLM for prompts and one for outputs behind vllm-router; behind SMG with :smg
-  http://HOST:PORT           a server that runs already
-each with any number of +KEY=VALUE behind it: a setting of StreamServe, a flag of vLLM; +policy=NAME is StreamServe's \
-trained policy or a router's way to choose; :stock leaves vLLM its own executor and thread binding"""
+USAGE = (
+    "there are streamserve[:CONFIG], vllm, vllm-spec[:DEPTH], vllm-dp[:smg], vllm-dp-spec[:DEPTH], vllm-pd[:smg], "
+    "vllm-pd-spec[:DEPTH] and http://HOST:PORT, with +KEY=VALUE behind them (docs/bench.md)"
+)
 
 DEFAULT_DEPTH = 3
 """The best static depth of most measured cells on CPU cores."""
@@ -59,7 +55,8 @@ class Wish:
 def resolve(names: Sequence[str], place: Place) -> list[System]:
     """The systems of these names, each with ports of its own.
 
-    Raises `ConfigError` with the names that there are, and `SetupError` when a router's program is not installed.
+    Raises `ConfigError` with the names that there are, and `SetupError` when a router's program is not installed or
+    lanes need more cores than there are.
     """
     return [_resolve(name, place) for name in names]
 
@@ -87,7 +84,7 @@ def parse(name: str) -> Wish:
     head, *changes = name.split("+")
     base, *parts = head.split(":")
     if base not in BASES or not all(parts) or not all(changes):
-        raise ConfigError(f"there is no system {name!r}\n{USAGE}")
+        raise ConfigError(f"there is no system {name!r}; {USAGE}")
     policies = [change.removeprefix("policy=") for change in changes if change.startswith("policy=")]
     others = tuple(change for change in changes if not change.startswith("policy="))
     if len(policies) > 1:
@@ -101,9 +98,22 @@ def _streamserve(wish: Wish, place: Place) -> System:
     config = wish.parts[0] if wish.parts else None
     if config is not None:
         # A wrong name or setting is told now instead of at the start of this system, perhaps an hour later.
-        configuration.load(config, wish.changes)
+        loaded = configuration.load(config, wish.changes)
+        if not place.gpus and loaded.device == "cpu":
+            plan(loaded, place.cores)
     process = commands.streamserve(place, config, wish.changes, wish.policy)
     return System(wish.name, f"StreamServe{f' {config}' if config else ''}{wish.modifiers}", *_front(place, process))
+
+
+def idle_cores(name: str, place: Place) -> int:
+    """Cores of the place that a system leaves to the others; 0 where that is not known, as behind a URL."""
+    if place.gpus or not name.startswith("streamserve:"):
+        return 0
+    wish = parse(name)
+    loaded = configuration.load(wish.parts[0], wish.changes)
+    if loaded.device != "cpu":
+        return 0
+    return len(place.cores) - len({core for lane in plan(loaded, place.cores) for core in lane.cores})
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +134,7 @@ class _Options:
         known = len(depths) + len(routers) + wish.parts.count("stock")
         alone = wish.base in ("vllm", "vllm-spec")
         if known < len(wish.parts) or len(depths) > drafts or len(routers) > (not alone):
-            raise ConfigError(f"{wish.name}: no system has that behind its colons\n{USAGE}")
+            raise ConfigError(f"{wish.name}: no system has that behind its colons; {USAGE}")
         if alone and wish.policy:
             raise ConfigError(f"{wish.name}: there is no router before one engine that +policy= could speak of")
         if drafts and depths == [0]:

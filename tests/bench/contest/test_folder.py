@@ -53,6 +53,7 @@ def test_cells_of_one_contest_lie_apart() -> None:
 def test_a_folder_belongs_to_its_settings_prompts_and_model(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
     folder.claim(SETTINGS, {"short": "80 prompts"}, "embedded")
+    folder.keep(kept("vllm", 0, [sample(0.1, 1.0)]))
     folder.claim(replace(SETTINGS, repeats=9, plots=False), {"short": "80 prompts"}, "embedded")
     assert folder.machine()["cores"] >= 1
     for settings, prompts, model in (
@@ -69,3 +70,12 @@ def test_capacities_are_kept(tmp_path: Path) -> None:
     assert folder.capacities() == {}
     folder.keep_capacities({"mix": 0.75})
     assert Folder(tmp_path).capacities() == {"mix": 0.75}
+
+
+def test_a_start_that_measured_nothing_binds_nobody(tmp_path: Path) -> None:
+    folder = Folder(tmp_path)
+    folder.claim(replace(SETTINGS, arrivals=("gamma:9",)), {}, "embedded")
+    folder.claim(SETTINGS, {}, "embedded")
+    folder.keep_capacities({"mix": 1.0})
+    with pytest.raises(ConfigError, match="other settings"):
+        folder.claim(replace(SETTINGS, seed=1), {}, "embedded")

@@ -170,3 +170,9 @@ def test_systems_are_split_at_commas_outside_of_brackets() -> None:
     assert names == (
         "streamserve:cpu-pair+pairs=[[lane-0,lane-1]]", "vllm", "streamserve+lanes=[{id: a, gpus: [0]}]",
     )  # fmt: skip
+
+
+def test_a_system_that_leaves_cores_to_its_rivals_is_told(hall: Hall) -> None:
+    told = f"{PAIR} leaves 6 of 8 cores idle, vLLM none: --cores 2 gives every system the same"
+    assert told in bench("--preset", "smoke", *QUICK, "--cores", "8").stdout
+    assert "idle, vLLM none" not in bench("--preset", "smoke", *QUICK, "--out", "other").stdout

@@ -36,6 +36,13 @@ def test_a_rate_is_one_load() -> None:
         ({"arrivals": ("gamma:-1",)}, "too small"),
         ({"arrivals": ("trace:/no/such.csv",)}, "cannot be read"),
         ({"loads": (0.5, 0.0)}, "--loads"),
+        ({"loads": (0.5, 0.5)}, "--loads says the same twice"),
+        ({"arrivals": ("poisson", "poisson")}, "--arrivals says the same twice"),
+        ({"workloads": ("mix", "mix")}, "--workloads says the same twice"),
+        (
+            {"workloads": ("a", "mix"), "capacity": {"b": 1.0}},
+            "--capacity names b, of which no run is: write a=X,mix=X",
+        ),
         ({"rate": 0.0}, "--rate"),
         ({"capacity": {"mix": float("nan")}}, "--capacity"),
         ({"length_scale": 0.0}, "--length-scale"),
@@ -51,7 +58,14 @@ def test_mistakes_are_found_before_anything_starts(changes: dict[str, Any], mess
 def test_what_can_be_asked_passes(tmp_path: Path) -> None:
     trace = tmp_path / "trace.csv"
     trace.write_text("arrival_s\n0\n1\n3\n")
-    check(asked(arrivals=("poisson", "gamma:5", "burst", "alone", f"trace:{trace}")))
+    check(asked(arrivals=("poisson", "gamma:5", "burst", "alone", f"trace:{trace}"), requests=3))
+
+
+def test_a_trace_has_an_arrival_for_every_request(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text("arrival_s\n0\n1\n3\n")
+    with pytest.raises(ConfigError, match="it has 2 arrivals, a run sends 3: give --requests 2"):
+        check(asked(arrivals=(f"trace:{trace}@1",), requests=3))
 
 
 def test_plots_need_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:

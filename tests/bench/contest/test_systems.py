@@ -18,6 +18,8 @@ from streamserve.errors import ConfigError, SetupError
 from streamserve.lanes.vllm import environment
 from streamserve.lanes.vllm import model as models
 from streamserve.lanes.vllm.plan import available_cores
+from streamserve.machine import inspect_machine
+from tests.test_doctor import LAPTOP
 
 SHARED = {"NUMBA_THREADING_LAYER": "workqueue", "LD_PRELOAD": "libiomp5.so", "VLLM_USE_V2_MODEL_RUNNER": "0"}
 
@@ -204,7 +206,7 @@ def test_gpus_are_shared_out_as_cores_are() -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("sglang", "there is no system 'sglang'\nsystems:\n  streamserve"),
+        ("sglang", r"there is no system 'sglang'; there are streamserve\[:CONFIG\], vllm,"),
         ("vllm+", "there is no system"),
         ("vllm:3", "no system has that behind its colons"),
         ("vllm:smg", "no system has that behind its colons"),
@@ -235,7 +237,7 @@ def test_a_missing_router_says_how_to_get_it(machine: Path, monkeypatch: pytest.
         resolve("vllm-dp")
 
 
-def test_a_place_is_this_machine(tmp_path: Path) -> None:
+def test_a_place_is_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = tmp_path / "model"
     model.mkdir()
     (model / "config.json").write_text('{"num_attention_heads": 14}')
@@ -244,9 +246,36 @@ def test_a_place_is_this_machine(tmp_path: Path) -> None:
     assert (here.model, here.heads, here.cores, here.device) == (str(model), 14, available[:1], "cpu")
     assert here.named == str(model)
     assert here.bounds == here.cores and (tmp_path / "out").is_dir()
-    assert place_module.here(str(model), tmp_path, gpus=()).cores == available
+    assert place_module.here(str(model), tmp_path, gpus=()).cores == available[: inspect_machine().cores]
     with_gpus = place_module.here(str(model), tmp_path, gpus=(0, 1))
     assert (with_gpus.device, with_gpus.bounds) == ("gpu", ())
+    monkeypatch.setattr(
+        place_module, "inspect_machine", lambda: replace(LAPTOP, core_ids=tuple(range(8)), cpu_limit=2.5)
+    )
+    assert place_module.here(str(model), tmp_path, gpus=()).cores == (0, 1)
+    assert place_module.here(str(model), tmp_path, cores=4, gpus=()).cores == (0, 1, 2, 3)
+    monkeypatch.undo()
     for cores in ([max(available) + 1], len(available) + 1, []):
         with pytest.raises(SetupError, match="choose among those"):
             place_module.here(str(model), tmp_path, cores=cores, gpus=())
+
+
+@pytest.mark.parametrize(
+    ("name", "cores", "idle"),
+    [
+        ("streamserve:cpu-pair", 2, 0),
+        ("streamserve:cpu-pair", 8, 6),
+        ("streamserve:cpu-pair+lanes.0.cores=4+lanes.1.cores=4", 8, 0),
+        ("streamserve:unified", 8, 0),
+        ("streamserve", 8, 0),
+        ("vllm", 8, 0),
+        ("http://127.0.0.1:1", 8, 0),
+    ],
+)
+def test_cores_that_streamserve_leaves_to_its_rivals_are_counted(name: str, cores: int, idle: int) -> None:
+    assert systems.idle_cores(name, place(cores)) == idle
+
+
+def test_lanes_that_the_cores_do_not_suffice_for_are_told_before_anything_starts() -> None:
+    with pytest.raises(SetupError, match="needs 4 cores and this machine has 2"):
+        resolve("streamserve:cpu-two-pairs")
