@@ -109,6 +109,8 @@ def connect(url: str, api_key: str | None = None) -> httpx.Client:
         raise ConfigError(f"--url {url!r} is not an address ({error}): write http://127.0.0.1:8000") from error
     if base.scheme not in ("http", "https") or not base.host:
         raise ConfigError(f"--url {url!r} is not an address: write http://127.0.0.1:8000")
+    if api_key and not api_key.isascii():
+        raise ConfigError("the API key has letters that no HTTP header can carry: give --api-key in ASCII")
     return httpx.Client(
         base_url=base,
         headers={"Authorization": f"Bearer {api_key}"} if api_key else {},

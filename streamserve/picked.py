@@ -1,7 +1,7 @@
 """What `streamserve bench --pick` chose, by model and hardware, for `streamserve serve` without a configuration."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -49,14 +49,7 @@ def read(file: Path) -> dict[str, Picked]:
 
 def write(file: Path, under: str, choice: Picked) -> None:
     """Note a choice, whole or not at all; it replaces the one of the same key. Raises `ConfigError`."""
-    kept = {**read(file), under: choice}
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(yaml.safe_dump(msgspec.to_builtins(kept), sort_keys=True, width=100))
-        os.replace(unfinished, file)
-    except OSError as error:
-        raise ConfigError(f"{file} cannot be written ({error.strerror}): set STREAMSERVE_STATE to a folder") from error
+    _write(file, {**read(file), under: choice})
 
 
 def forget(file: Path, under: str) -> bool:
@@ -65,5 +58,15 @@ def forget(file: Path, under: str) -> bool:
     if under not in kept:
         return False
     del kept[under]
-    file.write_text(yaml.safe_dump(msgspec.to_builtins(kept), sort_keys=True, width=100))
+    _write(file, kept)
     return True
+
+
+def _write(file: Path, kept: Mapping[str, Picked]) -> None:
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        unfinished = file.with_suffix(".unfinished")
+        unfinished.write_text(yaml.safe_dump(msgspec.to_builtins(kept), sort_keys=True, width=100))
+        os.replace(unfinished, file)
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be written ({error.strerror}): set STREAMSERVE_STATE to a folder") from error

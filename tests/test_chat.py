@@ -210,6 +210,11 @@ def test_an_address_that_is_none_is_refused(url: str) -> None:
         connect(url)
 
 
+def test_a_key_that_no_header_can_carry_is_refused() -> None:
+    with pytest.raises(ConfigError, match="--api-key in ASCII"):
+        connect("http://127.0.0.1:1", "clé")
+
+
 def test_a_proxy_in_the_environment_is_not_asked_for_this_machine(
     server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

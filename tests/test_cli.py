@@ -25,6 +25,7 @@ RUNNER = CliRunner()
 @pytest.fixture(autouse=True)
 def no_key_and_no_choice_in_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("STREAMSERVE_API_KEY", raising=False)
+    monkeypatch.delenv("VLLM_API_KEY", raising=False)
     monkeypatch.setenv("STREAMSERVE_STATE", str(tmp_path / "state"))
 
 
@@ -144,6 +145,21 @@ def test_serve_on_one_core_is_unified(served: list[Config], machine: Callable[[M
     result = RUNNER.invoke(cli.app, ["serve"])
     assert "Configuration unified: chosen for 1 core" in result.stdout
     assert len(served[0].lanes) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--host", "0.0.0.0"], True),
+        (["--host", "0.0.0.0", "--api-key", "k"], False),
+        (["--host", "127.0.0.1"], False),
+        ([], False),
+    ],
+)
+def test_serve_without_keys_beyond_this_machine_says_who_may_use_it(
+    served: list[Config], options: list[str], told: bool
+) -> None:
+    assert ("Anyone who reaches 0.0.0.0 may use this server" in RUNNER.invoke(cli.app, ["serve", *options]).stdout) == told
 
 
 def test_serve_passes_every_option_on(served: list[Config]) -> None:

@@ -1,6 +1,7 @@
 """`streamserve serve` and `streamserve configs`."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ from rich.console import Console
 
 from streamserve.cli.app import KEY_VARIABLE, app, examples
 from streamserve.cli.inspection import verdicts
-from streamserve.config import EMBEDDED_MODEL, Config, config_folder, load, names
+from streamserve.config import EMBEDDED_MODEL, Config, ServerConfig, config_folder, load, names
 from streamserve.document import override
 from streamserve.errors import SetupError
 
@@ -82,8 +83,17 @@ def _serve(config: Config, headline: str, decision_log: Path | None, tensorboard
 
     console = Console()
     console.print(headline, highlight=False, markup=False, soft_wrap=True)
+    if _open_to_others(config.server):
+        warning = f"Anyone who reaches {config.server.host} may use this server, and change its depth and policy: give --api-key"
+        console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with log_lines(console), ConsoleStartup(console, needs_key=bool(config.server.api_keys)) as startup:
         run(config, startup, decision_log, tensorboard)
+
+
+def _open_to_others(server: ServerConfig) -> bool:
+    """Whether it listens beyond this machine and asks nobody for a key."""
+    local = server.host in ("localhost", "::1") or server.host.startswith("127.")
+    return not (local or server.api_keys or os.environ.get("VLLM_API_KEY"))
 
 
 def _model_of(settings: Sequence[str]) -> str:
