@@ -1,7 +1,8 @@
 """PrefixIndex: which KV blocks each lane probably holds, told from the prompts that were sent there."""
 
+from bisect import bisect_left
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from streamserve.types import LaneId
 
@@ -34,31 +35,23 @@ class PrefixIndex:
 
     def __init__(self) -> None:
         self._held: dict[LaneId, OrderedDict[int, None]] = {}
-        self._bits: dict[LaneId, int] = {}
-        self._holders: dict[int, int] = {}
-        """Block hash -> the bits of the lanes that hold it."""
+        """Whoever holds a block holds all before it, since those are renewed after it."""
 
     def __len__(self) -> int:
         """Blocks remembered, over all lanes."""
-        return sum(len(held) for held in self._held.values())
+        return sum(map(len, self._held.values()))
 
     def matched(self, blocks: Chain) -> dict[LaneId, int]:
         """How many of these blocks, from the first on, each lane holds; lanes that hold none are left out."""
-        if not blocks or not (left := self._holders.get(blocks[0], 0)):
+        if not blocks:
             return {}
-        dropped: list[tuple[int, int]] = []
-        depth = 0
-        holders_of = self._holders.get
-        for depth, block in enumerate(blocks):
-            still = left & holders_of(block, 0)
-            if still != left:
-                dropped.append((left & ~still, depth))
-                left = still
-                if not left:
-                    break
-        if left:
-            dropped.append((left, depth + 1))
-        return {lane: depth for lane, bit in self._bits.items() for bits, depth in dropped if bit & bits}
+        first, count, from_the_end = blocks[0], len(blocks), blocks[::-1]
+        # From the end on, a lane holds none and then all: the place where that changes takes a few looks to find.
+        return {
+            lane: count - bisect_left(from_the_end, True, key=held.__contains__)
+            for lane, held in self._held.items()
+            if first in held
+        }
 
     def matched_tokens(self, blocks: Chain, lane: LaneId, block_tokens: int) -> int:
         """Tokens of this chain, from the first on, that the lane holds."""
@@ -66,9 +59,9 @@ class PrefixIndex:
 
     def sent(self, blocks: Chain, lane: LaneId, capacity_blocks: int = 0) -> None:
         """A prompt with these blocks goes to the lane. capacity_blocks: of its KV cache, 0 = not known."""
-        held = self._held.setdefault(lane, OrderedDict())
-        bit = self._bits.setdefault(lane, 1 << len(self._bits))
-        holders = self._holders
+        held = self._held.get(lane)
+        if held is None:
+            held = self._held[lane] = OrderedDict()
         renew = held.move_to_end
         # The first block last: a prefix outlives its continuations, as in vLLM.
         for block in reversed(blocks):
@@ -76,21 +69,10 @@ class PrefixIndex:
                 renew(block)
             else:
                 held[block] = None
-                holders[block] = holders.get(block, 0) | bit
-        surplus = len(held) - min(capacity_blocks or DEFAULT_BLOCKS, MOST_BLOCKS)
-        if surplus > 0:
-            self._drop([held.popitem(last=False)[0] for _ in range(surplus)], bit)
+        drop_oldest = held.popitem
+        for _ in range(len(held) - min(capacity_blocks or DEFAULT_BLOCKS, MOST_BLOCKS)):
+            drop_oldest(last=False)
 
     def forget(self, lane: LaneId) -> None:
         """The lane's cache is empty again."""
-        if lane in self._held:
-            self._drop(self._held.pop(lane), self._bits[lane])
-
-    def _drop(self, blocks: Iterable[int], bit: int) -> None:
-        """The lane with this bit, which held them, holds these blocks no more."""
-        holders = self._holders
-        for block in blocks:
-            if left := holders[block] ^ bit:
-                holders[block] = left
-            else:
-                del holders[block]
+        self._held.pop(lane, None)
