@@ -45,13 +45,18 @@ class PrefixIndex:
         """How many of these blocks, from the first on, each lane holds; lanes that hold none are left out."""
         if not blocks:
             return {}
-        first, count, from_the_end = blocks[0], len(blocks), blocks[::-1]
-        # From the end on, a lane holds none and then all: the place where that changes takes a few looks to find.
-        return {
-            lane: count - bisect_left(from_the_end, True, key=held.__contains__)
-            for lane, held in self._held.items()
-            if first in held
-        }
+        count, from_the_end = len(blocks), blocks[::-1]
+        depths: dict[LaneId, int] = {}
+        depth = 0
+        for lane, held in self._held.items():
+            if blocks[0] not in held:
+                continue
+            # Most lanes that hold a prompt hold as much of it as the one before: the beginning that requests share.
+            if depth == 0 or blocks[depth - 1] not in held or (depth < count and blocks[depth] in held):
+                # From the end on, a lane holds none and then all: where that changes takes a few looks to find.
+                depth = count - bisect_left(from_the_end, True, key=held.__contains__)
+            depths[lane] = depth
+        return depths
 
     def matched_tokens(self, blocks: Chain, lane: LaneId, block_tokens: int) -> int:
         """Tokens of this chain, from the first on, that the lane holds."""

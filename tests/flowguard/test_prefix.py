@@ -52,7 +52,9 @@ def test_the_least_recently_sent_goes_first_and_from_its_end() -> None:
 
 
 @given(sent=st.lists(st.tuples(prompts, st.integers(1, 10)), max_size=30), prompt=prompts)
-def test_what_is_left_of_a_prompt_is_its_beginning(sent: list[tuple[tuple[int, ...], int]], prompt: tuple[int, ...]) -> None:
+def test_what_is_left_of_a_prompt_is_its_beginning(
+    sent: list[tuple[tuple[int, ...], int]], prompt: tuple[int, ...]
+) -> None:
     index, held = PrefixIndex(), list[int]()
     for ids, capacity in sent:
         blocks = chain(ids, 2)
