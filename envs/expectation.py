@@ -1,6 +1,6 @@
 """Expectation: how many deadlines will be missed, as far as it was predicted when requests were routed."""
 
-from streamserve.flowguard.scorers import SLO_SHAPE, TINY
+from streamserve.flowguard.kernels import SLO_SHAPE, TINY
 
 
 def chance(predicted_s: float, allowed_s: float | None) -> float:

@@ -3,12 +3,26 @@
 from typing import NamedTuple
 
 from streamserve.flowguard.caches import Cached
-from streamserve.flowguard.pairs import Floats
-from streamserve.flowguard.scorers import View
+from streamserve.flowguard.pairs import Block, Floats, Mask
+from streamserve.flowguard.predict import Forecast
 from streamserve.flowguard.suspicion import Doubts
+from streamserve.flowguard.table import LaneVectors
+from streamserve.types import Request
 
 Place = tuple[int, int]
 """Row and column of a pair in the matrices."""
+
+
+class View(NamedTuple):
+    """One request's candidates and what is predicted of them."""
+
+    request: Request
+    lanes: LaneVectors
+    forecast: Forecast
+    block: Block
+    mask: Mask
+    waited_s: float
+    """How long the request has waited before this decision."""
 
 
 class Assessment(NamedTuple):
@@ -22,7 +36,7 @@ class Assessment(NamedTuple):
     total: Floats
     """Weighted score of each pair, -inf where it cannot be chosen."""
     scores: Floats
-    """The same by scorer: scorers x rows x columns."""
+    """What that is the sum of: rows x columns x scorers."""
     cached: Cached
     doubts: Doubts
     probed: int | None

@@ -39,11 +39,9 @@ class Caches:
             if not (matched := self._index.matched(blocks)):
                 continue
             most = cachable_blocks(request.prompt_tokens, size)
-            depth_of = matched.get
-            for place, lane in enumerate(lanes.lanes):
-                depth = depth_of(lane)
-                if depth is not None and lanes.snapshots[place].block_tokens == size:
-                    tokens[place] = float(size * min(most, depth))
+            for place, (lane, snapshot) in enumerate(zip(lanes.lanes, lanes.snapshots, strict=True)):
+                if lane in matched and snapshot.block_tokens == size:
+                    tokens[place] = float(size * min(most, matched[lane]))
         return Cached(np.array(tokens), chains)
 
     def sent(self, cached: Cached, lanes: LaneVectors, prefill: int, decode: int) -> None:

@@ -20,22 +20,21 @@ class Corrections:
         self._lanes: tuple[LaneId, ...] = ()
         self._places: dict[LaneId, int] = {}
         self._logs: Floats = np.zeros((2, 0))
-        self._factors: Floats = np.ones((2, 0))
-        self._rates: Floats = np.zeros(0)
+        self._learned: Floats = np.zeros((3, 0))
         self._rates_at_s = 0.0
 
-    def of(self, lanes: tuple[LaneId, ...], at_s: float) -> tuple[Floats, Floats, Floats]:
-        """Factor on prefill time, factor on TPOT, and seconds of prefill per second, of each lane."""
+    def of(self, lanes: tuple[LaneId, ...], at_s: float) -> Floats:
+        """Factors on prefill time, factors on TPOT and seconds of prefill per second, by lane; good until the next."""
         if lanes != self._lanes:
             self._lay_out(lanes)
         if at_s > self._rates_at_s:
-            self._rates = self._rates * math.exp((self._rates_at_s - at_s) / PREFILL_MEMORY_S)
+            self._learned[2] *= math.exp((self._rates_at_s - at_s) / PREFILL_MEMORY_S)
             self._rates_at_s = at_s
-        return self._factors[0], self._factors[1], self._rates
+        return self._learned
 
     def prefills(self, place: int, seconds: float) -> None:
         """The lane at this place has just been given this much prefill work."""
-        self._rates[place] += seconds / PREFILL_MEMORY_S
+        self._learned[2, place] += seconds / PREFILL_MEMORY_S
 
     def learn_prefill(self, lane: LaneId, ratio: float) -> None:
         """ratio: actual over uncorrected prediction."""
@@ -51,12 +50,12 @@ class Corrections:
             return
         off = min(MOST, max(-MOST, math.log(ratio)))
         self._logs[kind, place] += RATE * (off - self._logs[kind, place])
-        self._factors[kind, place] = math.exp(self._logs[kind, place])
+        self._learned[kind, place] = math.exp(self._logs[kind, place])
 
     def _lay_out(self, lanes: tuple[LaneId, ...]) -> None:
-        old = {lane: (self._logs[:, place], self._rates[place]) for lane, place in self._places.items()}
-        unknown = (np.zeros(2), 0.0)
+        unknown = (0.0, 0.0, 0.0)
+        old = {lane: (*self._logs[:, place], self._learned[2, place]) for lane, place in self._places.items()}
         self._lanes, self._places = lanes, {lane: place for place, lane in enumerate(lanes)}
-        self._logs = np.array([old.get(lane, unknown)[0] for lane in lanes]).T.copy()
-        self._rates = np.array([old.get(lane, unknown)[1] for lane in lanes])
-        self._factors = np.exp(self._logs)
+        known = np.array([old.get(lane, unknown) for lane in lanes]).T
+        self._logs = known[:2].copy()
+        self._learned = np.vstack([np.exp(self._logs), known[2]])

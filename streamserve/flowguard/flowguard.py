@@ -1,17 +1,18 @@
 """FlowGuard: filter, score, pick, over pairs of lanes, with predictions learned from live signals."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
 from streamserve.config import FlowGuardConfig
 from streamserve.errors import ConfigError
-from streamserve.flowguard.assessment import Assessment, Place
+from streamserve.flowguard import kernels
+from streamserve.flowguard.assessment import Assessment, Place, View
 from streamserve.flowguard.caches import Caches
 from streamserve.flowguard.pairs import DEGRADED, Block, Candidates, Floats, Mask, Pairs, Places, Topology
-from streamserve.flowguard.predict import Predictor
-from streamserve.flowguard.scorers import SCORERS, Scorer, View
+from streamserve.flowguard.predict import Forecast, Predictor, waited_s
+from streamserve.flowguard.scorers import SCORERS
 from streamserve.flowguard.suspicion import Doubts, Suspicion
 from streamserve.flowguard.table import LaneTable, LaneVectors
 from streamserve.signals import Signals
@@ -36,9 +37,10 @@ class FlowGuard:
 
     def __init__(self, pairs: Pairs, config: FlowGuardConfig | None = None) -> None:
         config = config or FlowGuardConfig()
-        self._scorers = _weighted(config.weights)
-        self._weights = np.array([weight for _, weight in self._scorers.values()])
+        weights = _weighted(config.weights)
+        self._weights = np.array(list(weights.values()))
         self._whole = float(self._weights.sum())
+        self._off = [name for name, weight in weights.items() if weight == 0]
         self._tie = TIE * self._whole
         if not config.stale_s > 0:
             raise ConfigError(f"flowguard.stale_s must be above 0, got {config.stale_s}")
@@ -67,16 +69,10 @@ class FlowGuard:
         block = self._block(request, lanes, cached.tokens, signals.at_s, mask)
         if not block.whole:
             mask = mask[np.ix_(block.prefill, block.decode)]
-        forecast = self._predictor.forecast(request, lanes, cached.tokens, signals.at_s, block)
-        everyone = int(np.count_nonzero(mask)) == mask.size
-        view = View(request, lanes, forecast, block, mask, everyone, max(0.0, signals.at_s - request.arrived_s))
-        scores = np.empty((len(self._scorers), *mask.shape))
-        for place, (scorer, _) in enumerate(self._scorers.values()):
-            scores[place] = scorer(view)
-        # Not a matrix product: for a matrix this large BLAS would start threads, on the cores of the lanes.
-        total = np.einsum("s,spd->pd", self._weights, scores)
-        if not everyone:
-            total[~mask] = -np.inf
+        met = self._predictor.situation(request, lanes, cached.tokens, signals.at_s, block)
+        said, scores, total = kernels.blank(mask.shape), np.empty((*mask.shape, len(SCORERS))), np.empty(mask.shape)
+        kernels.judge(met, mask, self._weights, said, scores, total)
+        view = View(request, lanes, Forecast.of(met, said), block, mask, waited_s(request, signals.at_s))
         return Assessment(view, signals.at_s, total, scores, cached, doubts, probed, field.degraded)
 
     def best(self, assessment: Assessment) -> Place:
@@ -150,30 +146,35 @@ class FlowGuard:
             # Three times the best is found faster than the best three.
             left[pair] = -math.inf
             pair = int(left.argmax())
-        each = scores.reshape(len(scores), -1).take([pair for pair, _ in best], axis=1).T.tolist()
+        each = scores.reshape(-1, len(self._weights)).take([pair for pair, _ in best], axis=0).tolist()
         return tuple(
             Candidate(
-                lanes[block.prefill_of.item(pair)],
-                lanes[block.decode_of.item(pair)],
+                lanes[block.prefill.item(pair // width)],
+                lanes[block.decode.item(pair % width)],
                 score / self._whole,
-                dict(zip(self._scorers, by_scorer, strict=True)),
+                self._named(by_scorer),
                 self._predictor.prediction(view.forecast, divmod(pair, width), view.request),
             )
             for (pair, score), by_scorer in zip(best, each, strict=True)
         )
 
+    def _named(self, scores: Sequence[float]) -> dict[str, float]:
+        named = dict(zip(SCORERS, scores, strict=True))
+        for name in self._off:
+            del named[name]
+        return named
 
-def _weighted(weights: Mapping[str, float]) -> dict[str, tuple[Scorer, float]]:
+
+def _weighted(weights: Mapping[str, float]) -> dict[str, float]:
     for name, weight in weights.items():
         if name not in SCORERS:
             raise ConfigError(f"flowguard.weights: no scorer {name!r}; known: {', '.join(SCORERS)}")
         if not (math.isfinite(weight) and weight >= 0):
             raise ConfigError(f"flowguard.weights.{name} must be a number from 0 on, got {weight}")
-    chosen = {name: (scorer, weights.get(name, default)) for name, (scorer, default) in SCORERS.items()}
-    scorers = {name: entry for name, entry in chosen.items() if entry[1] > 0}
-    if not scorers:
+    chosen = {name: weights.get(name, default) for name, default in SCORERS.items()}
+    if not any(chosen.values()):
         raise ConfigError("flowguard.weights: at least one scorer needs a weight above 0")
-    return scorers
+    return chosen
 
 
 def _cheapest(costs_s: Floats, alone_s: Floats, allowed: Mask, can_alone: Mask) -> Places:

@@ -17,6 +17,7 @@ Floats = NDArray[np.float64]
 Places = NDArray[np.int64]
 """Positions in the order of the lanes."""
 
+READY = LaneState.READY
 DEGRADED = "degraded: no configured pair is ready"
 
 
@@ -58,37 +59,20 @@ class Block:
 
     prefill: Places
     decode: Places
-    rows: slice | Places
-    """What picks the prefill lanes' entries from a vector over all lanes."""
-    columns: slice | Places
-    prefill_of: Places
-    """Of each pair, as a matrix: `vector.take(prefill_of)` gives every pair its prefill lane's entry.
-
-    Arithmetic on matrices of one shape is several times faster than on a column and a row, at a handful of lanes.
-    """
-    decode_of: Places
     split: Mask
     """Where the two lanes differ."""
-    apart: Floats
-    """The same as 1 and 0."""
     whole: bool
 
     @classmethod
     def all(cls, lanes: int) -> "Block":
         """Every lane in both roles."""
         places = np.arange(lanes)
-        return cls(places, places, slice(None), slice(None), *cls._matrices(places, places), True)
+        return cls(places, places, ~np.eye(lanes, dtype=bool), True)
 
     @classmethod
     def of(cls, prefill: Places, decode: Places) -> "Block":
         """The lanes at these places."""
-        return cls(prefill, decode, prefill, decode, *cls._matrices(prefill, decode), False)
-
-    @staticmethod
-    def _matrices(prefill: Places, decode: Places) -> tuple[Places, Places, Mask, Floats]:
-        prefill_of, decode_of = np.repeat(prefill[:, None], len(decode), 1), np.repeat(decode[None], len(prefill), 0)
-        split = prefill_of != decode_of
-        return prefill_of, decode_of, split, split.astype(np.float64)
+        return cls(prefill, decode, prefill[:, None] != decode, False)
 
 
 class Topology:
@@ -111,7 +95,7 @@ class Topology:
         if lanes != self._lanes:
             self._lay_out(lanes)
         mask = self._configured
-        is_ready = [snapshot.state is LaneState.READY for snapshot in signals.lanes.values()]
+        is_ready = [snapshot.state is READY for snapshot in signals.lanes.values()]
         degraded = not self._some_here
         if degraded or not all(is_ready):
             ready = np.array(is_ready, bool)

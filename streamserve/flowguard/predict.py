@@ -4,19 +4,20 @@ Step costs come from the lanes (`StepCost`: a piecewise linear t(V) and a price 
 is learned from results.
 """
 
+import math
 from collections import OrderedDict
 from typing import NamedTuple
 
 import numpy as np
 
+from streamserve.flowguard import kernels
 from streamserve.flowguard.corrections import Corrections
+from streamserve.flowguard.kernels import Situation
 from streamserve.flowguard.lengths import Lengths
 from streamserve.flowguard.pairs import Block, Floats
 from streamserve.flowguard.table import LaneVectors
 from streamserve.types import Prediction, Request, Result
 
-MOST_PREFILLING = 0.8
-"""The largest share of its time for which a lane is thought to be busy with prompts in the long run."""
 MOST_PENDING = 4096
 FEWEST_TOKENS = 8
 """Shorter outputs tell little about TPOT."""
@@ -28,21 +29,30 @@ class Forecast(NamedTuple):
     All in seconds, from the decision on.
     """
 
-    tokens: Floats
-    """All lanes: prompt tokens to compute, those that are queued there among them."""
     uncached_tokens: Floats
     """Rows: prompt tokens of the request to compute."""
     prefill_s: Floats
     """Rows: until the prompt is computed."""
+    tpot_s: Floats
+    """Columns."""
     ttft_s: Floats
     gap_s: Floats
     """Between the prefill lane's token and the decode lane's first: transfer, and the prompts queued there."""
-    tpot_s: Floats
-    """Columns."""
     e2e_s: Floats
     cost_s: Floats
     """Own end-to-end time, and what the choice costs all requests that are there together."""
     expected_tokens: float
+
+    @classmethod
+    def of(cls, met: Situation, said: kernels.Numbers) -> "Forecast":
+        """What a kernel has written."""
+        (uncached_tokens, prefill_s, _), tpot_s, (ttft_s, gap_s, e2e_s, cost_s) = said
+        return cls(uncached_tokens, prefill_s, tpot_s, ttft_s, gap_s, e2e_s, cost_s, met[-1][1])
+
+
+def waited_s(request: Request, at_s: float) -> float:
+    """How long the request has waited before a decision at this instant."""
+    return max(0.0, at_s - request.arrived_s)
 
 
 class _Pending(NamedTuple):
@@ -58,53 +68,38 @@ class Predictor:
     """Predicts latencies and learns from how they turned out."""
 
     def __init__(self) -> None:
+        kernels.prepare()
         self._lengths = Lengths()
         self._corrections = Corrections()
         self._pending: OrderedDict[str, _Pending] = OrderedDict()
 
+    def situation(
+        self, request: Request, lanes: LaneVectors, cached_tokens: Floats, at_s: float, block: Block
+    ) -> Situation:
+        """What the request meets on the lanes of this block. cached_tokens: one per lane."""
+        expected_tokens = self._lengths.expected_tokens(request)
+        ttft_s, tpot_s = request.slo.ttft_s, request.slo.tpot_s
+        asked = (
+            float(request.prompt_tokens),
+            expected_tokens,
+            min(expected_tokens, self._lengths.remaining_tokens),
+            # Where the sampler keeps state about output, the decode lane draws the first token.
+            0.0 if request.continuable else 1.0,
+            waited_s(request, at_s),
+            math.inf if ttft_s is None else float(ttft_s),
+            math.inf if tpot_s is None else float(tpot_s),
+        )
+        learned = self._corrections.of(lanes.lanes, at_s)
+        return lanes.numbers, learned, cached_tokens, block.prefill, block.decode, asked
+
     def forecast(
         self, request: Request, lanes: LaneVectors, cached_tokens: Floats, at_s: float, block: Block
     ) -> Forecast:
-        """Predictions for the lanes of this block. cached_tokens: one per lane.
-
-        TTFT: steps enough for the queue and the prompt, each with the decodes that run there, half a step of theirs
-        to wait, and the price of every prompt token. TPOT: t(V) with one more request over the tokens gained per
-        step, stretched by the share of its time that the lane prefills. Others: decodes stalled by the prompt,
-        prompts queued beside it, and every longer step of those that decode beside it while both are there.
-        """
-        prefill_factor, tpot_factor, prefilling = self._corrections.of(lanes.lanes, at_s)
-        expected = self._lengths.expected_tokens(request)
-        uncached = np.maximum(1.0, request.prompt_tokens - cached_tokens)
-        price_s = lanes.prefill_token_s * prefill_factor
-        work_s = uncached * price_s
-        queued_s = lanes.prefill_tokens * price_s
-        tokens = lanes.prefill_tokens + uncached
-        steps = np.ceil(tokens * lanes.step_share) + lanes.step_wait
-        prefill_s = tokens * price_s + steps * (lanes.step_s * prefill_factor)
-        stretch = tpot_factor / (1.0 - np.minimum(prefilling, MOST_PREFILLING))
-        tpot_s = lanes.tpot_one_more_s * stretch
-        together = min(expected, self._lengths.remaining_tokens)
-        slower_s = lanes.slower_s * stretch * together
-        stalled_s = lanes.batch * work_s
-
-        of_prefill, of_decode = block.prefill_of, block.decode_of
-        first_s = prefill_s.take(of_prefill)
-        join_s = lanes.transfer_s + 0.5 * lanes.step_s
-        # Prompts queued on the decode lane stall it, as far as they are not done when the KV arrives.
-        gap_s = block.apart * np.maximum(join_s.take(of_decode), (join_s + queued_s).take(of_decode) - first_s)
-        e2e_s = gap_s + (first_s + ((expected - 1.0) * tpot_s).take(of_decode))
-        return Forecast(
-            tokens=tokens,
-            uncached_tokens=uncached[block.rows],
-            prefill_s=prefill_s[block.rows],
-            # Where the sampler keeps state about output, the decode lane draws the first token.
-            ttft_s=prefill_s[block.rows][:, None] if request.continuable else first_s + gap_s,
-            gap_s=gap_s,
-            tpot_s=tpot_s[block.columns],
-            e2e_s=e2e_s,
-            cost_s=e2e_s + (stalled_s.take(of_prefill) + slower_s.take(of_decode)),
-            expected_tokens=expected,
-        )
+        """Predictions for the lanes of this block, as `kernels.forecast` explains. cached_tokens: one per lane."""
+        met = self.situation(request, lanes, cached_tokens, at_s, block)
+        said = kernels.blank(block.split.shape)
+        kernels.forecast(met, said)
+        return Forecast.of(met, said)
 
     def marginal_s(
         self, request: Request, lanes: LaneVectors, cached_tokens: Floats, at_s: float
@@ -119,7 +114,7 @@ class Predictor:
         """The forecast of the pair in this row and column."""
         row, column = place
         return Prediction(
-            ttft_s=forecast.ttft_s.item(row, column if forecast.ttft_s.shape[1] > 1 else 0),
+            ttft_s=forecast.ttft_s.item(row, column),
             tpot_s=forecast.tpot_s.item(column),
             e2e_s=forecast.e2e_s.item(row, column),
             cached_tokens=max(0, request.prompt_tokens - int(forecast.uncached_tokens.item(row))),

@@ -1,12 +1,13 @@
 """LaneTable: the signals of all lanes as vectors, gathered once per decision."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from operator import is_
 from struct import Struct
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from streamserve.flowguard.pairs import Floats
 from streamserve.signals import DepthMode, DeviceSignals, LaneLoad, LaneSignals, Signals, StepCost
@@ -33,8 +34,12 @@ class LaneVectors:
     """Lanes that have restarted since the last look."""
     silent_s: Floats
     """How long each lane has had work and said nothing; far below 0 where it has no work."""
-    transfer_s: Floats
-    """Mean time of fetching KV."""
+    numbers: "LaneNumbers"
+    """The table itself, whose columns are what follows."""
+    heard_s: Floats
+    """When its silence began."""
+    own_transfer_s: Floats
+    """Mean time of fetching KV, `UNKNOWN` until a lane has fetched some."""
     prefill_tokens: Floats
     """Own counts, here and where not said otherwise: never stale."""
     decode_requests: Floats
@@ -69,6 +74,21 @@ class LaneVectors:
     """How near a limit the device is, 0..1."""
     spare: Floats
     """How far from it."""
+    transfer_s: Floats
+    """Mean time of fetching KV; where a lane has fetched none yet, that of the others."""
+
+
+LaneNumbers = NDArray[np.void]
+"""One `LANE` per lane."""
+NUMBERS = tuple(field.name for field in fields(LaneVectors)[5:])
+LANE = np.dtype([(name, np.float64) for name in NUMBERS], align=True)
+"""A lane's row."""
+
+
+def _blank(lanes: tuple[LaneId, ...]) -> LaneVectors:
+    numbers = np.zeros(len(lanes), LANE)
+    columns = {name: numbers[name] for name in NUMBERS}
+    return LaneVectors(lanes, (), (), columns["heard_s"], numbers, **columns)
 
 
 class _Source(NamedTuple):
@@ -94,32 +114,30 @@ class LaneTable:
 
     def __init__(self, stale_s: float = 2.0) -> None:
         self._stale_s = stale_s
-        self._lanes: tuple[LaneId, ...] = ()
         self._snapshots: tuple[LaneSignals, ...] = ()
         self._typical: StepCost | None = None
         self._sources: list[_Source | None] = []
-        self._rows: Floats = np.zeros((0, ROW))
-        self._columns: tuple[Floats, ...] = ()
-        """Views into the rows: made once for as long as the lanes are the same."""
-        self._transfer_s: Floats = np.zeros(0)
+        self._vectors = _blank(())
+        self._packed = self._vectors.numbers.data
         self._gained: dict[DepthMode, float] = {}
 
     def read(self, signals: Signals) -> LaneVectors:
         """The vectors of these signals; what is missing or not a number counts as 0."""
         lanes = tuple(signals.lanes)
-        if lanes != self._lanes:
-            self._lanes = lanes
+        if lanes != self._vectors.lanes:
             self._sources = [None] * len(lanes)
-            self._rows = np.zeros((len(lanes), ROW))
-            self._columns = tuple(self._rows.T)
+            self._vectors = _blank(lanes)
+            self._packed = self._vectors.numbers.data
         snapshots = tuple(signals.lanes.values())
         if len(snapshots) != len(self._snapshots) or not all(map(is_, snapshots, self._snapshots)):
             self._snapshots = snapshots
             self._typical = _typical_cost(snapshots)
             self._pool(snapshots)
-        restarted = self._refresh(snapshots, signals)
-        heard_s, _, *columns = self._columns
-        return LaneVectors(lanes, snapshots, restarted, signals.at_s - heard_s, self._transfer_s, *columns)
+        vectors = self._vectors
+        vectors.snapshots = snapshots
+        vectors.restarted = self._refresh(snapshots, signals)
+        vectors.silent_s = signals.at_s - vectors.heard_s
+        return vectors
 
     def _refresh(self, snapshots: tuple[LaneSignals, ...], signals: Signals) -> tuple[LaneId, ...]:
         """Make the rows anew that something changed for; the lanes that have restarted."""
@@ -143,10 +161,10 @@ class LaneTable:
                 if known.load.requests:
                     busy_since_s = known.busy_since_s
             sources[place] = source = _Source(snapshot, load, cost, fresh, busy_since_s, gained)
-            PACKED_ROW.pack_into(self._rows.data, PACKED_ROW.size * place, *_row(source))
+            PACKED_ROW.pack_into(self._packed, LANE.itemsize * place, *_row(source))
             changed = True
         if changed:
-            self._transfer_s = _transfer_s(self._columns[1])
+            self._vectors.transfer_s[:] = _transfer_s(self._vectors.own_transfer_s)
         return tuple(restarted)
 
     def _pool(self, snapshots: tuple[LaneSignals, ...]) -> None:
@@ -165,9 +183,7 @@ class LaneTable:
                 self._gained[mode] = mean
 
 
-ROW = 23
-"""Numbers of a row: the start of the lane's silence, its own transfer time, and what `LaneVectors` names next."""
-PACKED_ROW = Struct(f"{ROW}d")
+PACKED_ROW = Struct(f"{len(NUMBERS) - 1}d")
 """Puts a few numbers into an array several times faster than numpy itself."""
 NEVER_S = 1e12
 
@@ -218,6 +234,9 @@ def _finite(value: float) -> float:
 
 def _paces(lane: LaneSignals, cost: StepCost, gained: float, requests: int) -> tuple[float, float, float]:
     """With so many requests decoding: seconds of a step, per output token, and per output token with one more."""
+    if gained <= 1.0:
+        step_s, more_s = cost.decode_step_s(requests), cost.decode_step_s(requests + 1)
+        return step_s, step_s, max(step_s, more_s)
     verified = _verified(lane, gained)
     step_s = cost.decode_step_s(requests * verified)
     more_s = cost.decode_step_s((requests + 1) * verified)
@@ -265,7 +284,7 @@ def _typical_cost(snapshots: tuple[LaneSignals, ...]) -> StepCost | None:
 
 def _verified(lane: LaneSignals, gained: float) -> float:
     """Tokens that a step verifies per decoding request: one, and the drafts behind those that are accepted."""
-    if lane.accepted_tokens_total <= 0 or gained <= 1.0:
+    if lane.accepted_tokens_total <= 0:
         return 1.0
     drafted = (gained - 1.0) * lane.draft_tokens_total / lane.accepted_tokens_total
     return min(MOST_VERIFIED, 1.0 + drafted)
