@@ -1,7 +1,7 @@
 """Kernels: the arithmetic over all pairs of one decision, compiled by numba.
 
 A call into numpy takes as long for the 16 pairs of 4 lanes as for one, and this takes about a hundred of them: nearly
-half of a decision. `prepare` compiles in a few seconds and keeps the result; later processes load it in half a second.
+half of a decision. `prepare` compiles in a few seconds and keeps the result; later processes load it in a third of one.
 All that is compiled, and what it depends on, is in this file: what was kept is dropped only when the file changes.
 """
 
@@ -28,7 +28,7 @@ SLO_SHAPE = 4.0
 """How sharply the chance of keeping an SLO falls where the prediction reaches it."""
 
 
-# Plain tuples all of them: numba takes ten times as long to open a named one, and to make an array that it returns.
+# Plain tuples, and arrays of the caller: numba takes 10 us to open named tuples, and 2 us for an array that it returns.
 Asked = tuple[float, float, float, float, float, float, float]
 """What a request is to the kernels: its prompt's tokens; output tokens to expect; those of them that it makes beside
 requests that are there already; 1 where its first token comes from the decode lane, else 0; seconds that it has waited;
@@ -40,6 +40,8 @@ Numbers = tuple[Floats, Floats, Floats]
 """A forecast: `ROWS` x prefill lanes, the decode lanes' TPOT, `PAIRS` x prefill lanes x decode lanes."""
 UNCACHED_TOKENS, PREFILL_S, TOKENS = ROWS = (0, 1, 2)
 TTFT_S, GAP_S, E2E_S, COST_S = PAIRS = (0, 1, 2, 3)
+LATENCY, SLO, PREFIX, PREFILL_BATCH, KV_HEADROOM, QUEUE, SPECULATION, DEVICE = range(8)
+"""The order of `SCORERS`."""
 
 
 def _compiled(function: Callable[P, R]) -> Callable[P, R]:
@@ -115,15 +117,15 @@ def judge(met: Situation, mask: Mask, weights: Floats, said: Numbers, scores: Fl
         prefill = lanes[place]
         for column, other in enumerate(decodes):
             decode, each = lanes[other], scores[row, column]
-            each[0] = (least_s + TINY) / (by_pair[COST_S, row, column] + TINY)
-            each[1] = chance(waited_s + by_pair[TTFT_S, row, column], ttft_wish_s)
-            each[1] *= chance(tpot_s[column], tpot_wish_s)
-            each[2] = 1.0 - by_row[UNCACHED_TOKENS, row] / max(1.0, prompt_tokens)
-            each[3] = (least_batch + TINY) / (_token_batch(by_row[TOKENS, row], prefill, decode) + TINY)
-            each[4] = _headroom(prefill, decode, prompt_tokens, expected_tokens)
-            each[5] = 1.0 / (1.0 + prefill.waiting + (decode.waiting if other != place else 0.0))
-            each[6] = decode.step_output / most_gained
-            each[7] = min(prefill.spare, decode.spare)
+            each[LATENCY] = (least_s + TINY) / (by_pair[COST_S, row, column] + TINY)
+            each[SLO] = chance(waited_s + by_pair[TTFT_S, row, column], ttft_wish_s)
+            each[SLO] *= chance(tpot_s[column], tpot_wish_s)
+            each[PREFIX] = 1.0 - by_row[UNCACHED_TOKENS, row] / max(1.0, prompt_tokens)
+            each[PREFILL_BATCH] = (least_batch + TINY) / (_token_batch(by_row[TOKENS, row], prefill, decode) + TINY)
+            each[KV_HEADROOM] = _headroom(prefill, decode, prompt_tokens, expected_tokens)
+            each[QUEUE] = 1.0 / (1.0 + prefill.waiting + (decode.waiting if other != place else 0.0))
+            each[SPECULATION] = decode.step_output / most_gained
+            each[DEVICE] = min(prefill.spare, decode.spare)
             weighted = 0.0
             for scorer, weight in enumerate(weights):
                 weighted += weight * each[scorer]
@@ -142,16 +144,17 @@ def chance(predicted_s: float, wish_s: float) -> float:
     """The chance that a latency keeps its SLO, as if it were log-logistic about the prediction."""
     if wish_s == inf:
         return 1.0
-    odds: float = (predicted_s / max(TINY, wish_s)) ** SLO_SHAPE
-    return 1.0 / (1.0 + odds)
+    kept: float = 1.0 / (1.0 + (predicted_s / max(TINY, wish_s)) ** SLO_SHAPE)
+    return kept
 
 
 @_compiled
 def _headroom(prefill: Any, decode: Any, prompt_tokens: float, expected_tokens: float) -> float:
     """The smaller share of free KV blocks of the two lanes, once the request has its own."""
-    left: float = prefill.kv_free - prompt_tokens * prefill.kv_per_token
-    left_there: float = decode.kv_free - prompt_tokens * decode.kv_per_token
-    return max(0.0, min(left, left_there - expected_tokens * decode.kv_per_token))
+    left = prefill.kv_free - prompt_tokens * prefill.kv_per_token
+    left_there = decode.kv_free - prompt_tokens * decode.kv_per_token
+    headroom: float = max(0.0, min(left, left_there - expected_tokens * decode.kv_per_token))
+    return headroom
 
 
 def blank(shape: tuple[int, ...]) -> Numbers:
