@@ -159,7 +159,8 @@ def test_serve_on_one_core_is_unified(served: list[Config], machine: Callable[[M
 def test_serve_without_keys_beyond_this_machine_says_who_may_use_it(
     served: list[Config], options: list[str], told: bool
 ) -> None:
-    assert ("Anyone who reaches 0.0.0.0 may use this server" in RUNNER.invoke(cli.app, ["serve", *options]).stdout) == told
+    said = RUNNER.invoke(cli.app, ["serve", *options]).stdout
+    assert ("Anyone who reaches 0.0.0.0 may use this server" in said) == told
 
 
 def test_serve_passes_every_option_on(served: list[Config]) -> None:

@@ -84,7 +84,8 @@ def _serve(config: Config, headline: str, decision_log: Path | None, tensorboard
     console = Console()
     console.print(headline, highlight=False, markup=False, soft_wrap=True)
     if _open_to_others(config.server):
-        warning = f"Anyone who reaches {config.server.host} may use this server, and change its depth and policy: give --api-key"
+        reach = f"Anyone who reaches {config.server.host}"
+        warning = f"{reach} may use this server, and change its depth and policy: give --api-key"
         console.print(warning, style="yellow", highlight=False, markup=False, soft_wrap=True)
     with log_lines(console), ConsoleStartup(console, needs_key=bool(config.server.api_keys)) as startup:
         run(config, startup, decision_log, tensorboard)

@@ -1,5 +1,6 @@
 """What comes out of verified drafts has exactly the distribution that is asked for (vLLM's CPU sampler, corrected)."""
 
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,9 +53,12 @@ def cpu_kernels() -> Iterator[None]:
     CpuPlatform.import_kernels()
     correct_verification()
     with warnings.catch_warnings():
-        # It looks at every attribute of every module, deprecated ones too.
+        # It looks at every attribute of every module, deprecated ones too, and fails at one of numba's.
         warnings.simplefilter("ignore")
+        numbas = sys.modules.pop("llvmlite.binding.ffi", None)
         CpuPlatform.register_triton_kernel_overrides()
+        if numbas:
+            sys.modules["llvmlite.binding.ffi"] = numbas
     yield
     cpu_triton_utils._expand_kernel_impl = as_vllm_left_it
 
