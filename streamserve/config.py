@@ -49,6 +49,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Requests in one batch (vLLM's max_num_seqs)."""
     max_step_tokens: int = 2048
     """Tokens in one step (vLLM's max_num_batched_tokens)."""
+    stall_s: float | None = None
+    """The longest step that prompts may make while others decode: longer prompts are cut; None = any."""
     extra: dict[str, Any] = {}
     """Passed to vLLM's engine arguments as they are; wins over everything above."""
 
@@ -258,6 +260,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "engine.kv_cache_gib": (ABOVE_ZERO, math.inf),
     "engine.max_running": (1, math.inf),
     "engine.max_step_tokens": (1, math.inf),
+    "engine.stall_s": (ABOVE_ZERO, math.inf),
     "engine.max_model_len": (1, math.inf),
     "engine.block_tokens": (1, math.inf),
     "flowguard.stale_s": (0, math.inf),

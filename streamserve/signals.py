@@ -39,6 +39,10 @@ class DepthControl:
     """No request goes deeper, in any mode; None = as deep as the lane drafts."""
 
 
+LEAST_CHUNK_TOKENS = 64
+"""Of a prompt beside decodes, however long they stall: many steps for few tokens help nobody."""
+
+
 @dataclass(frozen=True, slots=True)
 class StepCost:
     """What a step of a lane costs: a piecewise linear t(V) in decode tokens, and a price per prompt token on top.
@@ -64,6 +68,16 @@ class StepCost:
     def step_s(self, prefill_tokens: float, decode_tokens: float) -> float:
         """Seconds of a mixed step."""
         return self.decode_step_s(decode_tokens) + self.prefill_token_s * prefill_tokens
+
+    def chunk_tokens(self, decode_tokens: float, stall_s: float | None) -> int | None:
+        """Prompt tokens of a step that shall stall the decodes in it for `stall_s` at most; None = any number.
+
+        As in Sarathi-Serve (arXiv 2403.02310), with what a token costs here and now instead of a fixed budget.
+        """
+        if stall_s is None or not decode_tokens or not self.steps or self.prefill_token_s <= 0:
+            return None
+        room_s = stall_s - self.decode_step_s(decode_tokens)
+        return max(LEAST_CHUNK_TOKENS, int(room_s / self.prefill_token_s))
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,8 @@ class LaneSignals:
     """Requests that fit into one batch."""
     max_step_tokens: int = 2048
     """Tokens of one step; a longer prompt takes several, between which the others decode."""
+    stall_s: float | None = None
+    """The longest step that prompts may make while others decode, see `StepCost.chunk_tokens`; None = any."""
     kv_used: float = 0.0
     """Share of the KV blocks in use, 0..1."""
     kv_tokens: int = 0

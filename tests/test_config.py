@@ -189,6 +189,7 @@ class TestImpossible:
             ("engine.kv_cache_gib=0", "engine.kv_cache_gib must be above 0, got 0"),
             ("engine.max_running=0", "engine.max_running must be at least 1"),
             ("engine.max_step_tokens=-1", "engine.max_step_tokens must be at least 1, got -1"),
+            ("engine.stall_s=0", "engine.stall_s must be above 0, got 0"),
             ("scheduler.max_dispatched=0", "scheduler.max_dispatched must be at least 1"),
             ("scheduler.max_attempts=0", "scheduler.max_attempts must be at least 1"),
             ("scheduler.restart_backoff_s=[]", "needs at least one pause"),

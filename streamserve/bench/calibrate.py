@@ -121,7 +121,9 @@ def checked_options(options: Options) -> None:
 
 async def measure(options: Options, advance: Advance) -> Measured:
     """Bring the lanes up and drive them for so many minutes. Raises `StreamServeError`."""
-    config = options.config
+    # A prompt beside decodes is measured in one piece.
+    engine = msgspec.structs.replace(options.config.engine, stall_s=None)
+    config = msgspec.structs.replace(options.config, engine=engine)
     rig.prepare_front(config.device)
     recorder = StepRecorder()
     rng = np.random.default_rng(options.seed)

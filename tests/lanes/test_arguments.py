@@ -104,6 +104,13 @@ class TestSpeculation:
         assert control == DepthControl(DepthMode.FIXED, depth=3, max_depth=4)
         assert json.loads(json.dumps(given)) == given
 
+    @pytest.mark.parametrize("stall_s", [None, 0.25])
+    def test_the_lane_is_told_how_long_prompts_may_stall_decodes(self, stall_s: float | None) -> None:
+        given = engine_arguments(
+            "tiny", EngineConfig(stall_s=stall_s), LanePlan(LaneId("lane-0"), 0, "cpu"), SpeculationConfig()
+        )
+        assert given["additional_config"]["streamserve"]["stall_s"] == stall_s
+
     def test_without_drafting_the_lane_still_reports_its_steps(self) -> None:
         given = self.given(method="none")
         assert "speculative_config" not in given

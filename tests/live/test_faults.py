@@ -48,8 +48,8 @@ class Reader:
         return self.text
 
 
-def kill(server: Server, lane: str) -> None:
-    os.kill(server.lanes()[lane]["pid"], signal.SIGKILL)
+def kill(server: Server, lane: str, by: signal.Signals = signal.SIGKILL) -> None:
+    os.kill(server.lanes()[lane]["pid"], by)
 
 
 def recovered(server: Server, restarts: dict[str, int]) -> None:
@@ -113,7 +113,23 @@ def test_a_killed_decode_lane(server: Server) -> None:
     server.wait_idle()
 
 
-def test_a_killed_prefill_lane_costs_no_request(server: Server) -> None:
+def test_a_decode_lane_that_is_told_to_end(server: Server) -> None:
+    """vLLM's engine ends its requests as aborted when it gets SIGTERM: that is a loss, not an answer."""
+    before = server.restarts()
+    with ThreadPoolExecutor(4) as pool:
+        readers = [start(pool, server, temperature=0) for _ in range(4)]
+        victim = readers[0][0].decode_lane
+        assert all(reader.first.wait(30) for reader, _ in readers)
+        assert not readers[0][1].done()
+        kill(server, victim, signal.SIGTERM)
+        assert all(text.result() for _, text in readers)
+    assert [reader.tokens for reader, _ in readers] == [TOKENS] * len(readers)
+    recovered(server, {victim: before[victim] + 1})
+    server.wait_idle()
+
+
+@pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "told to end"])
+def test_a_prefill_lane_that_ends_costs_no_request(server: Server, by: signal.Signals) -> None:
     before = server.restarts()
     prompt = "Tell me everything about kings. " * 100
     with ThreadPoolExecutor(4) as pool:
@@ -136,7 +152,7 @@ def test_a_killed_prefill_lane_costs_no_request(server: Server) -> None:
 
         wait_until(seen, 10)
         victim = busy[0]
-        kill(server, victim)
+        kill(server, victim, by)
         assert [future.result().usage.completion_tokens for future in asked] == [4] * 4
     recovered(server, {victim: before[victim] + 1})
     assert server.restarts()[beside(victim)] == before[beside(victim)]

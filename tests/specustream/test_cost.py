@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streamserve.signals import StepCost
+from streamserve.signals import LEAST_CHUNK_TOKENS, StepCost
 from streamserve.specustream.cost import StepCostModel
 
 TRUE = StepCost(((1, 0.033), (8, 0.050), (64, 0.230)), 0.0015)
@@ -124,3 +124,26 @@ def test_steps_that_say_nothing_teach_nothing(step: tuple[float, int, int]) -> N
     model = StepCostModel()
     model.observe(*step)
     assert model.cost == StepCost()
+
+
+@given(decode_tokens=st.integers(1, 300), stall_s=st.floats(0.01, 2.0))
+def test_a_chunk_stalls_no_longer_than_asked_or_is_the_least(decode_tokens: int, stall_s: float) -> None:
+    cost = StepCost(((1, 0.02), (200, 0.3)), prefill_token_s=0.001, steps=1)
+    chunk = cost.chunk_tokens(decode_tokens, stall_s)
+    assert chunk is not None
+    assert chunk == LEAST_CHUNK_TOKENS or cost.step_s(chunk, decode_tokens) <= stall_s + 1e-9
+    assert chunk == LEAST_CHUNK_TOKENS or cost.step_s(chunk + 1, decode_tokens) > stall_s - 1e-9
+
+
+@pytest.mark.parametrize(
+    ("cost", "decode_tokens", "stall_s"),
+    [
+        (StepCost(steps=1), 4, None),
+        (StepCost(steps=1), 0, 0.1),
+        (StepCost(), 4, 0.1),
+        (StepCost(prefill_token_s=0.0, steps=1), 4, 0.1),
+    ],
+    ids=["none asked", "nobody decodes", "nothing learned", "prompts cost nothing"],
+)
+def test_prompts_are_not_cut(cost: StepCost, decode_tokens: int, stall_s: float | None) -> None:
+    assert cost.chunk_tokens(decode_tokens, stall_s) is None

@@ -15,11 +15,11 @@ class Batch:
 
     A running request that gets no block for its next token makes the youngest running one give up its own: that one is
     computed anew later, before all that wait.
-    max_running: requests in a batch. max_step_tokens: tokens in a step.
+    max_running: requests in a batch.
     fetch: begins to fetch a request's KV, whose blocks are allocated; `fetched` ends it.
     """
 
-    def __init__(self, cache: Cache, max_running: int, max_step_tokens: int, fetch: Callable[[Sequence], None]) -> None:
+    def __init__(self, cache: Cache, max_running: int, fetch: Callable[[Sequence], None]) -> None:
         self.cache = cache
         self.running: list[Sequence] = []
         self.preempted = False
@@ -28,7 +28,6 @@ class Batch:
         self.queried_tokens = 0
         self.found_tokens = 0
         self._max_running = max_running
-        self._max_step_tokens = max_step_tokens
         self._fetch = fetch
         self._waiting: deque[Sequence] = deque()
         self._fetching: dict[Sequence, None] = {}
@@ -55,11 +54,6 @@ class Batch:
     def found_share(self) -> float:
         """Share of the tokens of admitted requests that were found in the cache."""
         return self.found_tokens / self.queried_tokens if self.queried_tokens else 0.0
-
-    @property
-    def prefillable_tokens(self) -> int:
-        """Prompt tokens that the next step could compute."""
-        return min(self._waiting_tokens + self._partial_tokens, self._max_step_tokens)
 
     def add(self, sequence: Sequence) -> None:
         """A new request, or one whose KV did not come."""
@@ -93,13 +87,12 @@ class Batch:
                 self._grow(sequence, sequence.context)
         return [sequence for sequence in decoding if sequence in self.running] if self.preempted else decoding
 
-    def prompts(self, decode_tokens: int) -> list[Chunk]:
-        """The prompt chunks of the step, beside so many decode tokens."""
+    def prompts(self, budget: int) -> list[Chunk]:
+        """The prompt chunks of the step, of so many tokens together at most."""
         partial = [each for each in self.running if each.to_compute - each.computed != 1]
         if not partial and not self._waiting:
             self._partial_tokens = 0
             return []
-        budget = self._max_step_tokens - decode_tokens
         chunks: list[Chunk] = []
         for sequence in partial:
             tokens = min(budget, sequence.to_compute - sequence.computed)

@@ -40,7 +40,7 @@ class Core:
         self._speed = speed
         calibration, engine = frame.calibration, frame.engine
         cache = Cache(calibration.kv_tokens, engine.block_tokens or calibration.block_tokens)
-        self.batch = Batch(cache, engine.max_running, engine.max_step_tokens, self._fetch)
+        self.batch = Batch(cache, engine.max_running, self._fetch)
         self.cost = warmed_up(frame.steps, speed)
         max_depth = min(frame.speculation.max_depth, calibration.max_depth)
         self.depths = (
@@ -48,7 +48,7 @@ class Core:
             if frame.drafts is not None
             else None
         )
-        self._planner = Planner(self.batch, frame.steps, self.cost, frame.drafts, self.depths, frame.most_steps)
+        self._planner = Planner(self.batch, frame, self.cost, self.depths)
         self._sequences: dict[Sequence, None] = {}
         self._held: dict[Sequence, float] = {}
         """Prefilled requests whose KV waits for a decode lane, and since when."""

@@ -70,6 +70,7 @@ class SimLane:
             0.0,
             max_running=engine.max_running,
             max_step_tokens=engine.max_step_tokens,
+            stall_s=engine.stall_s,
             kv_tokens=calibration.kv_tokens,
             block_tokens=engine.block_tokens or calibration.block_tokens,
         )

@@ -134,6 +134,7 @@ class Meter:
             waiting=report.waiting,
             max_running=typical.max_running,
             max_step_tokens=typical.max_step_tokens,
+            stall_s=typical.stall_s,
             kv_used=report.kv_used,
             kv_tokens=typical.kv_tokens,
             block_tokens=typical.block_tokens,

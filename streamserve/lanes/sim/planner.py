@@ -6,9 +6,10 @@ from itertools import repeat
 from typing import NamedTuple
 
 from streamserve.lanes.sim.batch import Batch, Chunk
-from streamserve.lanes.sim.cost import EqualSteps, StepTime
+from streamserve.lanes.sim.cost import EqualSteps
 from streamserve.lanes.sim.depths import Depths, Load
 from streamserve.lanes.sim.drafts import NONE, Drafts
+from streamserve.lanes.sim.frame import Frame
 from streamserve.lanes.sim.sequence import Sequence as Running
 from streamserve.lanes.sim.stretch import Stretch
 from streamserve.specustream.cost import StepCostModel
@@ -34,25 +35,18 @@ class Rows(NamedTuple):
 class Planner:
     """Makes up stretches.
 
-    drafts, depths: None on a lane that does not speculate. begin: starts the stretch, so that its times are known.
+    cost: what the lane has learned of its steps. depths: None on a lane that does not speculate.
     """
 
-    def __init__(
-        self,
-        batch: Batch,
-        steps: StepTime,
-        cost: StepCostModel,
-        drafts: Drafts | None,
-        depths: Depths | None,
-        most_steps: int,
-    ) -> None:
+    def __init__(self, batch: Batch, frame: Frame, cost: StepCostModel, depths: Depths | None) -> None:
         self._batch = batch
-        self._steps = steps
+        self._steps = frame.steps
+        self._engine = frame.engine
         self._cost = cost
-        self._drafts = drafts
+        self._drafts = frame.drafts
         self._depths = depths
         self._learn_in = 0
-        self._most_steps = most_steps
+        self._most_steps = frame.most_steps
 
     def plan(self, begin: Callable[[Stretch], None]) -> Stretch | None:
         """The next stretch, started by `begin`, so that its times are known; None where there is nothing to compute."""
@@ -62,7 +56,7 @@ class Planner:
         return self._drafted(decoding, self._drafts, self._depths, begin)
 
     def _plain(self, decoding: list[Running], begin: Callable[[Stretch], None]) -> Stretch | None:
-        chunks = self._batch.prompts(len(decoding))
+        chunks = self._batch.prompts(self._room(len(decoding)))
         decoding = self._still(decoding)
         if not decoding and not chunks:
             return None
@@ -82,13 +76,14 @@ class Planner:
         self, decoding: list[Running], drafts: Drafts, depths: Depths, begin: Callable[[Stretch], None]
     ) -> Stretch | None:
         batch = self._batch
-        load = Load(len(decoding), batch.prefillable_tokens, batch.cache.share, batch.preempted)
+        prompt_tokens = min(batch.queued_tokens, self._room(len(decoding)))
+        load = Load(len(decoding), prompt_tokens, batch.cache.share, batch.preempted)
         known = depths.known(load)
         draws = [running.draft for running in decoding]
         places = [place for place, _ in draws]
         asked = depths.due() or not all(map(known.__contains__, places))
         first = depths.ask(decoding, places, load) if asked else [known[place] for place in places]
-        chunks = batch.prompts(len(decoding) + sum(first))
+        chunks = batch.prompts(self._room(len(decoding) + sum(first)))
         if batch.preempted:
             kept = [place for place, running in enumerate(decoding) if running in batch.running]
             decoding, draws = [decoding[n] for n in kept], [draws[n] for n in kept]
@@ -134,6 +129,13 @@ class Planner:
             ends.append(work_s)
             more = gained_by_all
         return Rows(ends, gains, drafted)
+
+    def _room(self, decode_tokens: int) -> int:
+        """Prompt tokens that a step takes beside so many decode tokens."""
+        engine = self._engine
+        most = engine.max_step_tokens - decode_tokens
+        chunk = self._cost.cost.chunk_tokens(decode_tokens, engine.stall_s)
+        return most if chunk is None else min(most, chunk)
 
     def _prompt_s(self, chunks: Sequence[Chunk], decoding: int) -> float:
         if not chunks:

@@ -39,7 +39,7 @@ def engine_arguments(
     else:
         arguments["gpu_memory_utilization"] = plan.memory_fraction
     if speculation is not None:
-        arguments |= _speculation_arguments(speculation, engine.max_running)
+        arguments |= _scheduler_arguments(speculation, engine)
     if plan.transfers_kv:
         arguments["kv_transfer_config"] = {
             # The name stays vLLM's, which decides by it; the module makes it ours.
@@ -55,13 +55,15 @@ def engine_arguments(
     return arguments | engine.extra
 
 
-def _speculation_arguments(speculation: SpeculationConfig, max_running: int) -> dict[str, Any]:
+def _scheduler_arguments(speculation: SpeculationConfig, engine: EngineConfig) -> dict[str, Any]:
     history = (
         [speculation.history_lookup_tokens, speculation.history_tokens] if speculation.method == "history" else None
     )
     ours: dict[str, Any] = {
         "scheduler_cls": "streamserve.lanes.vllm.scheduler.LaneScheduler",
-        "additional_config": {"streamserve": {"control": encoded(speculation.default), "history": history}},
+        "additional_config": {
+            "streamserve": {"control": encoded(speculation.default), "history": history, "stall_s": engine.stall_s}
+        },
         # It decides each step on the output of the last. On GPU vLLM would run a step ahead unless told otherwise, and
         # then neither reports steps rightly nor gives a draft model's tokens to the scheduler.
         "async_scheduling": False,
@@ -73,7 +75,7 @@ def _speculation_arguments(speculation: SpeculationConfig, max_running: int) -> 
         "num_speculative_tokens": speculation.max_depth,
         # Without a table vLLM pads every request that comes from another lane with useless draft tokens; this one
         # says the same as no table, and the lane's scheduler rewrites it for drafters whose depth costs time.
-        "num_speculative_tokens_per_batch_size": [[1, max_running, speculation.max_depth]],
+        "num_speculative_tokens_per_batch_size": [[1, engine.max_running, speculation.max_depth]],
     }
     if history:
         drafting |= {"method": "custom_class", "model": "streamserve.lanes.vllm.silent.SilentProposer"}

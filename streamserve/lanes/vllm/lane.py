@@ -62,7 +62,7 @@ class VllmLane:
         self._log = launcher.log_folder / f"{plan.id}.log"
         self._on_outputs = on_outputs
         default = None if speculation.method == "none" else speculation.default
-        self._meter = LaneMeter(plan.id, default, engine.max_running, engine.max_step_tokens)
+        self._meter = LaneMeter(plan.id, default, engine.max_running, engine.max_step_tokens, engine.stall_s)
         self._state = LaneState.STOPPED
         self._starts = 0
         self._error: str | None = None

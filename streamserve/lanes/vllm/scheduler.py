@@ -1,11 +1,13 @@
 """vLLM's scheduler with SpecuStream in it: between two steps it cuts each request's draft to the depth decided for it.
 
-Runs in the engine's process. Besides depth it does two things: it reports what a step cost and what is queued, with
-vLLM's own statistics, and it adds calls to the engine core, by which the front sets the depth control, ends the
-warm-up, and reads what the rule itself costs.
+Runs in the engine's process. Besides depth it does three things: it cuts prompts into chunks that stall no decode for
+longer than `engine.stall_s`, it reports what a step cost and what is queued, with vLLM's own statistics, and it adds
+calls to the engine core, by which the front sets the depth control, ends the warm-up, and reads what the rule itself
+costs.
 """
 
 import time
+from collections.abc import Iterable
 from dataclasses import asdict
 from typing import Any, cast
 
@@ -20,6 +22,7 @@ from vllm.v1.request import Request
 from streamserve.lanes.vllm.alternation import Alternation
 from streamserve.lanes.vllm.controls import decoded, deepest, encoded
 from streamserve.lanes.vllm.verification import draws_rightly
+from streamserve.signals import StepCost
 from streamserve.specustream.cost import StepCostModel
 from streamserve.specustream.draft import NO_DRAFT, Draft, by_position
 from streamserve.specustream.history import HistoryDrafter
@@ -43,6 +46,7 @@ class LaneScheduler(Scheduler):
         self._max_depth = self.num_spec_tokens if speculative is not None else 0
         self._model_drafts = speculative is not None and speculative.method not in DRAFTS_COST_NOTHING
         self._settings = cast(dict[str, Any], self.vllm_config.additional_config)["streamserve"]
+        self._stall_s: float | None = self._settings["stall_s"]
         self._greedy_only = not draws_rightly(self.vllm_config)
         self._history = self._new_history()
         self._specustream = self._new_specustream()
@@ -59,7 +63,12 @@ class LaneScheduler(Scheduler):
         if self._max_depth:
             self._cut_drafts()
             self._rule_s += time.perf_counter() - self._begun_s
-        output = super().schedule(throttle_prefills)
+        whole: int = self.max_num_scheduled_tokens
+        self.max_num_scheduled_tokens = step_tokens(self.running, self._specustream.cost, self._stall_s, whole)
+        try:
+            output = super().schedule(throttle_prefills)
+        finally:
+            self.max_num_scheduled_tokens = whole
         self._note(output)
         return output
 
@@ -71,6 +80,8 @@ class LaneScheduler(Scheduler):
             self._step["step_s"] = step_s
             if self._max_depth:
                 self._learn(model_runner_output, step_s)
+            else:
+                self._specustream.step(step_s, self._step["prefill_tokens"], self._step["decode_tokens"], 0)
             self._steps += 1
             self._steps_s += step_s
         return super().update_from_output(scheduler_output, model_runner_output)
@@ -139,10 +150,12 @@ class LaneScheduler(Scheduler):
         if not decoding:
             return
         prefill_tokens += self._waiting_tokens()
+        chunk = self._specustream.cost.chunk_tokens(decoding, self._stall_s)
+        most = self.max_num_scheduled_tokens if chunk is None else min(chunk, self.max_num_scheduled_tokens)
         depths = self._specustream.decide(
             drafts,
             decoding,
-            min(prefill_tokens, self.max_num_scheduled_tokens),
+            min(prefill_tokens, most),
             self.kv_cache_manager.usage,
             self._preempted,
         )
@@ -236,6 +249,13 @@ def prefill_left(request: Request) -> int:
     if request.is_prefill_chunk or request.num_computed_tokens < request.num_prompt_tokens:
         return request.num_tokens - request.num_computed_tokens
     return 0
+
+
+def step_tokens(running: Iterable[Request], cost: StepCost, stall_s: float | None, most: int) -> int:
+    """Of a step of `most` tokens: all or, where some decode, theirs and as many of prompts as may stall them."""
+    decode = sum(1 + len(request.spec_token_ids) for request in running if not prefill_left(request))
+    chunk = cost.chunk_tokens(decode, stall_s)
+    return most if chunk is None else min(most, decode + chunk)
 
 
 def depth_cap(request: Request, greedy_only: bool = False) -> int:

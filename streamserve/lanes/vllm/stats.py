@@ -45,7 +45,7 @@ class LaneMeter:
     """Keeps the last report of a lane's engine, averages, and the totals since the lane's first start.
 
     default_depth: the control that an engine of this lane starts with, None = it does not speculate.
-    max_running, max_step_tokens: what the engine is configured for; the former is reported with the first step.
+    max_running, max_step_tokens, stall_s: what the engine is configured for; the first is reported with the first step.
     """
 
     def __init__(
@@ -54,8 +54,10 @@ class LaneMeter:
         default_depth: DepthControl | None = None,
         max_running: int = 64,
         max_step_tokens: int = 2048,
+        stall_s: float | None = None,
     ) -> None:
         self._lane = lane
+        self._stall_s = stall_s
         self._max_step_tokens = max_step_tokens
         self._default_depth = default_depth
         self._depth = default_depth
@@ -181,6 +183,7 @@ class LaneMeter:
             waiting=self._waiting,
             max_running=report["max_running"],
             max_step_tokens=self._max_step_tokens,
+            stall_s=self._stall_s,
             kv_used=self._kv_used,
             kv_tokens=report.get("kv_tokens", 0),
             block_tokens=report.get("block_tokens", 16),

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamserve.clock import now
+from streamserve.config import SpeculationConfig
 from streamserve.errors import LaneLost, LaneStartError, NotSpeculating, ServeError
 from streamserve.lanes.sim.options import LaneOptions
 from streamserve.signals import DepthControl
@@ -15,7 +16,7 @@ from streamserve.types import Finish, LaneState
 from tests.calibrations import example
 from tests.fakes import make_request
 from tests.lanes.sim.reference import Job, serve
-from tests.lanes.sim.shop import Shop, calibrated, read, request, run, shop, tokens, uncoupled
+from tests.lanes.sim.shop import PLAIN, Shop, calibrated, read, request, run, shop, tokens, uncoupled
 
 JOBS = st.lists(
     st.tuples(st.integers(0, 5000).map(lambda ms: ms / 1000), st.integers(2, 600), st.integers(1, 40)),
@@ -45,6 +46,25 @@ def test_strides_come_to_the_same_instants_as_single_steps(
         assert len(tokens(chunks)) == job.output
         assert chunks[0].at_s == pytest.approx(job.first_s, abs=1e-9)
         assert chunks[-1].at_s == pytest.approx(job.last_s, abs=1e-9)
+
+
+@pytest.mark.parametrize("speculation", [PLAIN, SpeculationConfig()], ids=["plain", "drafts"])
+def test_a_prompt_that_is_cut_lets_decodes_end_before_it(speculation: SpeculationConfig) -> None:
+    """And costs the steps that it is cut into: more than one piece would, but not much."""
+    decoded_s: dict[float | None, float] = {}
+    prompt_s: dict[float | None, float] = {}
+    for stall_s in (None, 0.25):
+
+        async def body(it: Shop) -> Any:
+            prompt = it.decode(request("prompt", 1500, 2), at_s=0.1)
+            return await asyncio.gather(it.decode(request("decodes", 50, 4, max_depth=0)), prompt)
+
+        it = shop(calibration=uncoupled(kv_tokens=200_000), speculation=speculation, stall_s=stall_s)
+        decoded, prompt = run(body, it)
+        decoded_s[stall_s], prompt_s[stall_s] = decoded[-1].at_s, prompt[-1].at_s
+    assert decoded_s[None] > 1.2
+    assert decoded_s[0.25] < 0.1 + 0.04 + 3 * 0.26
+    assert prompt_s[None] < prompt_s[0.25] < 1.3 * prompt_s[None]
 
 
 def test_an_isolated_request_takes_what_the_cost_model_says() -> None:

@@ -3,12 +3,16 @@
 from bisect import bisect_left
 from random import Random
 
+import numpy as np
 import pytest
 
+from streamserve.config import EngineConfig, SpeculationConfig
 from streamserve.lanes.sim.batch import Batch
 from streamserve.lanes.sim.cache import Cache
 from streamserve.lanes.sim.cost import StepTime
 from streamserve.lanes.sim.drafts import NONE, Drafts
+from streamserve.lanes.sim.frame import Frame
+from streamserve.lanes.sim.host import Host
 from streamserve.lanes.sim.planner import Planner, Rows
 from streamserve.lanes.sim.sequence import Sequence
 from streamserve.specustream.cost import StepCostModel
@@ -16,6 +20,11 @@ from tests.calibrations import example
 from tests.lanes.sim.shop import request
 
 STEPS = StepTime(example().step)
+
+
+def frame(drafts: Drafts) -> Frame:
+    host = Host(example(), np.random.default_rng(0), False)
+    return Frame(example(), host, EngineConfig(), SpeculationConfig(), STEPS, drafts, None, 512)
 
 
 def running(random: Random, drafts: Drafts, number: int) -> Sequence:
@@ -71,7 +80,7 @@ def test_steps_made_up_request_by_request_are_those_made_up_step_by_step(seed: i
     places = [it.draft[0] for it in batch]
     first = [0 if place == NONE else random.randint(0, 8) for place in places]
     steps = random.randint(1, 16) if batch else 1
-    planner = Planner(Batch(Cache(10**6, 16), 64, 2048, lambda _: None), STEPS, StepCostModel(), drafts, None, 512)
+    planner = Planner(Batch(Cache(10**6, 16), 64, lambda _: None), frame(drafts), StepCostModel(), None)
     made = planner._rows(batch, first, places, known, steps)
     expected = step_by_step(batch, first, known, steps)
     assert made._replace(gains=[gained[: len(made.ends)] for gained in made.gains]) == expected
