@@ -77,8 +77,9 @@ def calibration_of(name: str, calibration: Calibration | None, config: Config) -
 
 
 def command(arguments: Sequence[str]) -> str:
-    """The command line without the folder that the program lies in."""
-    return shlex.join([Path(arguments[0]).name, *arguments[1:]])
+    """The command line without the folder that the program lies in, and by its name where it ran as a module."""
+    program = Path(arguments[0])
+    return shlex.join([program.parent.name if program.name == "__main__.py" else program.name, *arguments[1:]])
 
 
 def _workloads(recipe: Recipe) -> list[str]:
