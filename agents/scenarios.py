@@ -31,7 +31,7 @@ def scenarios(config: Config, requests: int) -> dict[str, Settings]:
         "waves": {"load": 0.7, "arrivals": "mmpp:1,6:15"},
         "tides": {"load": 0.7, "arrivals": "diurnal:0.8:60"},
         "slow lane": {"load": 0.7, **slow},
-        "slow lane, bursts": {"load": 0.7, "arrivals": "gamma:5", **slow},
+        "slow lane in bursts": {"load": 0.7, "arrivals": "gamma:5", **slow},
         "drift": {"load": 0.8, **drift},
         "stale signals": {"load": 0.8, "options": {"staleness_s": 0.1}},
         "failures": {"load": 0.7, **failure},

@@ -42,7 +42,7 @@ SCENES: Mapping[str, Scene] = {
     "steady": Scene("poisson"),
     "bursts": Scene("gamma:5"),
     "slow lane": Scene("poisson", slow=True),
-    "slow lane, bursts": Scene("gamma:5", slow=True),
+    "slow lane in bursts": Scene("gamma:5", slow=True),
 }
 
 
