@@ -20,6 +20,8 @@ ROUNDS = 8
 OUTLIER = 2.5
 """Relative errors above this many times their median count less (Huber 1964)."""
 MORE = "measure for longer, or drive the lanes through more kinds of work"
+LEAST_S = 1e-6
+"""No step takes less, so that what was measured can be divided by what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ def fit_step(steps: Sequence[Step], bootstraps: int, rng: np.random.Generator) -
     for _ in range(ROUNDS):
         times = measured / np.exp(slow)
         found = nnls(*_normal(matrix, times, weights))
-        fitted = np.maximum(matrix @ found, 1e-6)
+        fitted = np.maximum(matrix @ found, LEAST_S)
         weights = _huber(times / fitted - 1) / fitted**2
         slow = drift(steps, fitted)
     model = _model(knots, found)
@@ -106,9 +108,10 @@ def design(steps: Sequence[Step], knots: Sequence[int]) -> Array:
 
 
 def modelled(model: StepModel, steps: Sequence[Step]) -> Array:
-    """Seconds of each step by the model."""
+    """Seconds of each step by the model, never nothing: one of few steps may hold that a kind of them costs nothing."""
     knots = [tokens for tokens, _ in model.decode_s]
-    return design(steps, knots) @ _coefficients(model)
+    found: Array = np.maximum(design(steps, knots) @ _coefficients(model), LEAST_S)
+    return found
 
 
 def _coefficients(model: StepModel) -> Array:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from streamserve.errors import ConfigError
-from streamserve.lanes.sim.calibration import Front, checked, dump, load
+from streamserve.lanes.sim.calibration import Front, StepModel, checked, dump, load
 from streamserve.lanes.sim.fit import fit, fit_front, fit_transfer
 from streamserve.lanes.sim.fit_drafts import (
     MIX,
@@ -290,6 +290,14 @@ def test_the_error_of_the_right_model_is_the_noise(rng: Rng) -> None:
         assert score.mape is not None and score.noise is not None
         assert score.mape == pytest.approx(score.noise, rel=0.25), sort
         assert score.cell_mape is not None and score.cell_mape < score.mape
+
+
+def test_a_model_that_holds_steps_to_cost_nothing_has_an_error_and_no_division_by_zero(rng: Rng) -> None:
+    """A model of very few steps, as of cells held out of a short calibration."""
+    steps = made.alone(rng)
+    free = StepModel(((1, 0.0), (512, 0.0)), 0.0, 0.0, 0.0, 0.0)
+    found = scores(steps, modelled(free, steps))
+    assert all(score.mape is not None and score.mape > 1 for score in found.values())
 
 
 def test_empty_logs_are_an_error(rng: Rng) -> None:
