@@ -119,7 +119,7 @@ def test_cores_that_are_named_must_be_there() -> None:
 
 def test_memory_of_every_lane_and_of_the_front_is_counted() -> None:
     (obstacle,) = verdicts(replace(LAPTOP, memory_gib=4.0))["cpu-pair"].obstacles
-    assert obstacle == "needs about 5.2 GiB of memory; 4.0 GiB is available"
+    assert obstacle == "needs about 5.3 GiB of memory; 4.0 GiB is available"
 
 
 def test_lane_memory_is_what_was_measured() -> None:

@@ -6,7 +6,7 @@ from streamserve.config import Config
 from streamserve.errors import SetupError
 
 GIB = 1024**3
-FRONT_GIB = 0.8
+FRONT_GIB = 0.9
 
 
 def lane_memory_gib(kv_cache_gib: float, weights_gib: float) -> float:
