@@ -69,15 +69,17 @@ class StepCost:
         """Seconds of a mixed step."""
         return self.decode_step_s(decode_tokens) + self.prefill_token_s * prefill_tokens
 
-    def chunk_tokens(self, decode_tokens: float, stall_s: float | None) -> int | None:
-        """Prompt tokens of a step that shall stall the decodes in it for `stall_s` at most; None = any number.
+    def chunk_tokens(self, decode_tokens: float, stall_s: float | None, most: int) -> int:
+        """Prompt tokens of a step that shall stall the decodes in it for `stall_s` at most, None = as long as it takes.
+
+        most: what fits into the step in any case.
 
         As in Sarathi-Serve (arXiv 2403.02310), with what a token costs here and now instead of a fixed budget.
         """
         if stall_s is None or not decode_tokens or not self.steps or self.prefill_token_s <= 0:
-            return None
+            return most
         room_s = stall_s - self.decode_step_s(decode_tokens)
-        return max(LEAST_CHUNK_TOKENS, int(room_s / self.prefill_token_s))
+        return min(most, max(LEAST_CHUNK_TOKENS, int(room_s / self.prefill_token_s)))
 
 
 @dataclass(frozen=True, slots=True)

@@ -216,7 +216,7 @@ def _row(source: _Source) -> tuple[float, ...]:
         1.0 / lane.kv_tokens if lane.kv_tokens > 0 else 0.0,
         max(0.0, cost.prefill_token_s),
         step_s,
-        1.0 / max(1, _step_tokens(lane, cost, decoding * gained)),
+        1.0 / max(1, cost.chunk_tokens(decoding * gained, lane.stall_s, lane.max_step_tokens)),
         0.5 if decoding else 0.0,
         gained,
         tpot_one_more_s,
@@ -226,12 +226,6 @@ def _row(source: _Source) -> tuple[float, ...]:
     )
     # One test for all of them: whatever is not finite makes the sum so.
     return row if math.isfinite(sum(row)) else tuple(map(_finite, row))
-
-
-def _step_tokens(lane: LaneSignals, cost: StepCost, decode_tokens: float) -> int:
-    """Prompt tokens of one step of the lane."""
-    chunk = cost.chunk_tokens(decode_tokens, lane.stall_s)
-    return lane.max_step_tokens if chunk is None else min(lane.max_step_tokens, chunk)
 
 
 def _finite(value: float) -> float:

@@ -83,7 +83,6 @@ def test_beside_decodes_a_step_has_as_many_prompt_tokens_as_may_stall_them() -> 
     running = [decodes(drafted=2), decodes(), make_request()]
     assert step_tokens(running, COST, 0.25, 2048) == 4 + 113
     assert step_tokens(running, COST, 0.25, 100) == 100, "never more than a step may have"
-    assert step_tokens(running, COST, None, 2048) == 2048
 
 
 def test_a_prompt_gets_on_however_slow_the_decodes_are() -> None:

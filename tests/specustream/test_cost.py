@@ -129,8 +129,7 @@ def test_steps_that_say_nothing_teach_nothing(step: tuple[float, int, int]) -> N
 @given(decode_tokens=st.integers(1, 300), stall_s=st.floats(0.01, 2.0))
 def test_a_chunk_stalls_no_longer_than_asked_or_is_the_least(decode_tokens: int, stall_s: float) -> None:
     cost = StepCost(((1, 0.02), (200, 0.3)), prefill_token_s=0.001, steps=1)
-    chunk = cost.chunk_tokens(decode_tokens, stall_s)
-    assert chunk is not None
+    chunk = cost.chunk_tokens(decode_tokens, stall_s, 10**6)
     assert chunk == LEAST_CHUNK_TOKENS or cost.step_s(chunk, decode_tokens) <= stall_s + 1e-9
     assert chunk == LEAST_CHUNK_TOKENS or cost.step_s(chunk + 1, decode_tokens) > stall_s - 1e-9
 
@@ -146,4 +145,4 @@ def test_a_chunk_stalls_no_longer_than_asked_or_is_the_least(decode_tokens: int,
     ids=["none asked", "nobody decodes", "nothing learned", "prompts cost nothing"],
 )
 def test_prompts_are_not_cut(cost: StepCost, decode_tokens: int, stall_s: float | None) -> None:
-    assert cost.chunk_tokens(decode_tokens, stall_s) is None
+    assert cost.chunk_tokens(decode_tokens, stall_s, 2048) == 2048

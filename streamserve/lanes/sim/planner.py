@@ -133,9 +133,7 @@ class Planner:
     def _room(self, decode_tokens: int) -> int:
         """Prompt tokens that a step takes beside so many decode tokens."""
         engine = self._engine
-        most = engine.max_step_tokens - decode_tokens
-        chunk = self._cost.cost.chunk_tokens(decode_tokens, engine.stall_s)
-        return most if chunk is None else min(most, chunk)
+        return self._cost.cost.chunk_tokens(decode_tokens, engine.stall_s, engine.max_step_tokens - decode_tokens)
 
     def _prompt_s(self, chunks: Sequence[Chunk], decoding: int) -> float:
         if not chunks:

@@ -64,7 +64,8 @@ class LaneScheduler(Scheduler):
             self._cut_drafts()
             self._rule_s += time.perf_counter() - self._begun_s
         whole: int = self.max_num_scheduled_tokens
-        self.max_num_scheduled_tokens = step_tokens(self.running, self._specustream.cost, self._stall_s, whole)
+        if self._stall_s is not None:
+            self.max_num_scheduled_tokens = step_tokens(self.running, self._specustream.cost, self._stall_s, whole)
         try:
             output = super().schedule(throttle_prefills)
         finally:
@@ -80,7 +81,7 @@ class LaneScheduler(Scheduler):
             self._step["step_s"] = step_s
             if self._max_depth:
                 self._learn(model_runner_output, step_s)
-            else:
+            elif self._stall_s is not None:
                 self._specustream.step(step_s, self._step["prefill_tokens"], self._step["decode_tokens"], 0)
             self._steps += 1
             self._steps_s += step_s
@@ -150,8 +151,7 @@ class LaneScheduler(Scheduler):
         if not decoding:
             return
         prefill_tokens += self._waiting_tokens()
-        chunk = self._specustream.cost.chunk_tokens(decoding, self._stall_s)
-        most = self.max_num_scheduled_tokens if chunk is None else min(chunk, self.max_num_scheduled_tokens)
+        most = self._specustream.cost.chunk_tokens(decoding, self._stall_s, self.max_num_scheduled_tokens)
         depths = self._specustream.decide(
             drafts,
             decoding,
@@ -251,11 +251,10 @@ def prefill_left(request: Request) -> int:
     return 0
 
 
-def step_tokens(running: Iterable[Request], cost: StepCost, stall_s: float | None, most: int) -> int:
+def step_tokens(running: Iterable[Request], cost: StepCost, stall_s: float, most: int) -> int:
     """Of a step of `most` tokens: all or, where some decode, theirs and as many of prompts as may stall them."""
     decode = sum(1 + len(request.spec_token_ids) for request in running if not prefill_left(request))
-    chunk = cost.chunk_tokens(decode, stall_s)
-    return most if chunk is None else min(most, decode + chunk)
+    return decode + cost.chunk_tokens(decode, stall_s, most - decode)
 
 
 def depth_cap(request: Request, greedy_only: bool = False) -> int:
