@@ -47,6 +47,8 @@ class Outcome:
     requests: tuple[Served, ...]
     policy: dict[str, Any] | None = None
     """What the system's trained policy says of itself, as in `/health`."""
+    outputs: tuple[tuple[int, ...], ...] = ()
+    """The tokens of every request of a live run."""
 
 
 Cell = tuple[str, float]

@@ -170,7 +170,10 @@ class Bench:
 
         try:
             async with disturbed(list(lane_set.lanes.values()), disturbances):
-                run = await openloop.send(sent, open_scheduler, rig.planned, announce_slo=self._options.announce_slo)
+                announce_slo = self._options.announce_slo
+                run = await openloop.send(
+                    sent, open_scheduler, rig.planned, announce_slo=announce_slo, keep_outputs=True
+                )
             await rig.idle(lane_set.lanes)
         finally:
             if switch is not None:
@@ -221,6 +224,7 @@ class Bench:
             gaps.loop_s,
             served(run),
             None if switch is None else switch.report(),
+            run.outputs,
         )
 
 

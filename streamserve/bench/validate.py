@@ -1,8 +1,9 @@
 """`streamserve validate`: the same plans over live lanes and over simulated ones, side by side.
 
 Live runs come first, several of every plan and in turn with all others, so that their differences tell the noise of
-the machine. Everything lies in the output folder, one file per run; started again with the same settings, it goes on
-where it stopped, and simulates anew: another calibration needs no live run.
+the machine. Simulated requests have the drafts that the live answers give: what is answered is greedy, so that it
+depends on the system no more than its length does. Everything lies in the output folder, one file per run; started
+again with the same settings, it goes on where it stopped, and simulates anew: another calibration needs no live run.
 """
 
 from collections import defaultdict
@@ -14,18 +15,25 @@ from pathlib import Path
 import uvloop
 
 from streamserve.bench import fidelity, report, rig, routing, systems
+from streamserve.bench.calibrate import new_drafter
 from streamserve.bench.fidelity import Fidelity, Runs
 from streamserve.bench.ranking import MAX_GAP_S, Outcome, served_e2e_s
 from streamserve.bench.routing import Bench, Cell, Planner
 from streamserve.config import Config
+from streamserve.errors import ConfigError
 from streamserve.lanes.sim.calibration import Calibration
+from streamserve.lanes.sim.replay import replayed
+from streamserve.lanes.sim.work import Found
 from streamserve.simulation.options import SimOptions
 from streamserve.simulation.plant import check
 from streamserve.simulation.run import simulate
+from streamserve.specustream.playback import Output
 from streamserve.workload import openloop, prompts
 from streamserve.workload.plan import Plan
 
-UNCLAIMED = ("out", "minutes", "sim_seeds")
+REPLAYED, DRAWN = "replayed", "drawn"
+"""Where simulated requests have their drafts from: what live ones answered, or what was measured of the workload."""
+UNCLAIMED = ("out", "minutes", "sim_seeds", "drafts")
 """Settings that may change from one start to the next."""
 
 
@@ -57,6 +65,7 @@ class Validation:
     seed: int = 0
     baseline: None = None
     disturb: tuple[str, ...] = ()
+    drafts: str = REPLAYED
 
 
 def run(
@@ -74,13 +83,15 @@ def run(
     prompts.load_folder(given.prompts, given.workloads)
     settings = {each.name: str(getattr(given, each.name)) for each in fields(given) if each.name not in UNCLAIMED}
     report.claim(given.out, settings | {"config": config})
+    if given.drafts not in (REPLAYED, DRAWN):
+        raise ConfigError(f"--drafts must be {REPLAYED} or {DRAWN}, got {given.drafts!r}")
     if any(report.read(path, Outcome) is None for path in _live_paths(given)):
         uvloop.run(measure(given, config))
     measured = [each for path in _live_paths(given) if (each := report.read(path, Outcome)) is not None]
     sound = [each for each in measured if each.machine_gap_s <= MAX_GAP_S]
     note(f"{len(measured) - len(sound)} of {len(measured)} live runs are left out: the machine paused")
     live = _grouped(sound)
-    simulated = imitate(given, config, calibration, note)
+    simulated = imitate(given, config, calibration, live, note)
     compared, ranked = fidelity.compare(live, simulated), fidelity.order(live, simulated)
     report.write(given.out / "fidelity.json", {"calibration": calibration.origin, "cells": compared, "order": ranked})
     (given.out / "report.md").write_text(fidelity.text(compared, ranked))
@@ -112,23 +123,39 @@ async def measure(given: Validation, config: Config) -> None:
 
 
 def imitate(
-    given: Validation, config: Config, calibration: Calibration, note: Callable[[str], None]
+    given: Validation, config: Config, calibration: Calibration, live: Runs, note: Callable[[str], None]
 ) -> dict[fidelity.Key, list[Outcome]]:
     """The same plans over simulated lanes, each with several seeds."""
     outcomes = []
-    for process, load, system in product(given.arrivals, given.loads, given.routers):
+    for process, load in product(given.arrivals, given.loads):
         plan = report.read(_plan_path(given, process, load), Plan)
         if plan is None:
             continue
-        over = systems.parse(system, given.order).over(config)
-        for seed in range(given.sim_seeds):
-            made = simulate(plan, over, calibration, SimOptions(seed=seed), announce_slo=given.announce_slo).run
+        drafts = _drafts(
+            given, config, calibration, plan, [live.get((process, load, each), ()) for each in given.routers]
+        )
+        for system, seed in product(given.routers, range(given.sim_seeds)):
+            over = systems.parse(system, given.order).over(config)
+            options = SimOptions(seed=seed, drafts=drafts)
+            made = simulate(plan, over, calibration, options, announce_slo=given.announce_slo).run
             cell = Cell(process, load, seed)
             outcome = Outcome(process, load, system, seed, openloop.summarise(made), 0.0, 0.0, routing.served(made))
             report.write(cell.path(given.out / "simulated", system), outcome)
             outcomes.append(outcome)
-        note(f"simulated {process} {load:g}, {system}")
+        note(f"simulated {process} {load:g}, drafts {'replayed' if drafts else 'drawn'}")
     return _grouped(outcomes)
+
+
+def _drafts(
+    given: Validation, config: Config, calibration: Calibration, plan: Plan, live: Sequence[Sequence[Outcome]]
+) -> list[list[Found | None]]:
+    """Of every request, by what the first live run that served them all answered; none where there is no such run."""
+    whole = (run.outputs for runs in live for run in runs if len(run.outputs) == len(plan) and all(run.outputs))
+    outputs = next(whole, ())
+    if given.drafts == DRAWN or not outputs or config.speculation.method == "none":
+        return []
+    texts = [Output(each.workload, each.prompt_token_ids, tokens) for each, tokens in zip(plan, outputs, strict=True)]
+    return replayed(texts, [new_drafter(config.speculation) for _ in config.lanes], calibration)
 
 
 def plots(live: Runs, simulated: Runs, folder: Path) -> bool:

@@ -168,6 +168,10 @@ def validate(
     length_scale: Annotated[float, typer.Option(help="Times the prompts' output lengths.")] = 1.0,
     multi_turn: Annotated[bool, typer.Option("--multi-turn", help="String the prompts into conversations.")] = False,
     seed: Annotated[int, typer.Option(help="Of the plans.", min=0)] = 0,
+    drafts: Annotated[
+        str,
+        typer.Option(help="Of simulated requests: replayed from the live answers, or drawn.", metavar="replayed|drawn"),
+    ] = "replayed",
     out: Annotated[Path, typer.Option(help="Folder for all runs, report and plots.", metavar="DIR")] = Path("validate"),
 ) -> None:
     """Run the same workload over live lanes and over simulated ones, and compare."""
@@ -192,6 +196,7 @@ def validate(
         length_scale=length_scale,
         multi_turn=multi_turn,
         seed=seed,
+        drafts=drafts,
     )
     compared, ranked = validation.run(given, topology, study.found(calibration, topology), print)
     print(fidelity.text(compared, ranked))

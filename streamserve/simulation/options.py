@@ -1,8 +1,9 @@
 """SimOptions: what a simulated run is given besides its configuration and its calibration."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from streamserve.lanes.sim.work import Found
 from streamserve.types import LaneId
 
 
@@ -25,3 +26,5 @@ class SimOptions:
     """Times the calibrated acceptance of drafts."""
     acceptance_drift: tuple[tuple[float, float], ...] = ()
     """(instant, scale): from then on all lanes have this scale."""
+    drafts: Sequence[Sequence[Found | None]] = ()
+    """Of each request of the plan, replayed (`lanes.sim.replay`); none = drawn from those of its workload."""

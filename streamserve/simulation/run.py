@@ -1,12 +1,12 @@
 """Simulated runs: a plan through a plant, from the first arrival to the last result."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from streamserve import virtual
 from streamserve.config import Config
 from streamserve.lanes.sim.calibration import Calibration
-from streamserve.lanes.sim.work import SimWork, sim_request
+from streamserve.lanes.sim.work import Found, SimWork, sim_request
 from streamserve.protocols import Router
 from streamserve.signals import LaneSignals
 from streamserve.simulation.options import SimOptions
@@ -55,7 +55,7 @@ def simulate(
             return plant.serving.scheduler
 
         plant = simulated(config, calibration, options, ended, router)
-        make = maker(calibration, options.seed)
+        make = maker(calibration, options.seed, options.drafts)
         await plant.start()
         try:
             run = await openloop.send(plan, open_scheduler, make, announce_slo=announce_slo)
@@ -67,16 +67,18 @@ def simulate(
     return virtual.run(main())
 
 
-def maker(calibration: Calibration, seed: int = 0) -> MakeRequest:
+def maker(calibration: Calibration, seed: int = 0, drafts: Sequence[Sequence[Found | None]] = ()) -> MakeRequest:
     """Makes requests that know their future, for this calibration's lanes.
 
     A workload whose drafts were not measured has those of all workloads together. seed: other luck with every draft.
+    drafts: of each request of the plan, replayed; none = drawn.
     """
 
     def make(request_id: str, number: int, planned: Planned, arrived_s: float, slo: Slo) -> Request:
         workload = planned.workload if planned.workload in calibration.acceptance else MIX
         output_tokens = planned.max_tokens if planned.output_tokens is None else planned.output_tokens
-        work = SimWork(output_tokens, workload, seed * 1_000_003 + number)
+        found = drafts[number] if drafts else None
+        work = SimWork(output_tokens, workload, seed * 1_000_003 + number, found)
         return sim_request(request_id, planned.prompt_token_ids, planned.max_tokens, arrived_s, work, slo)
 
     return make

@@ -122,11 +122,13 @@ def _drafted(running: Mapping[str, _Running], drafter: Drafter, max_depth: int) 
     return drafts
 
 
+def right_tokens(drafted: Sequence[int], following: Sequence[int]) -> int:
+    """How many tokens of a draft are those that follow, up to the first that is not."""
+    for place, (token, true) in enumerate(zip(drafted, following, strict=False)):
+        if token != true:
+            return place
+    return min(len(drafted), len(following))
+
+
 def _right(draft: Draft, output: Sequence[int], depth: int) -> int:
-    """How many of the draft's first `depth` tokens are right."""
-    right = 0
-    for drafted, token in zip(draft.tokens[:depth], output, strict=False):
-        if drafted != token:
-            break
-        right += 1
-    return right
+    return right_tokens(draft.tokens[:depth], output)

@@ -44,6 +44,8 @@ class Run:
     begun_s: float
     itl_s: tuple[float, ...] = field(repr=False)
     """Times between two pieces of output of the same request, as vLLM's benchmark takes them."""
+    outputs: tuple[tuple[int, ...], ...] = field(default=(), repr=False)
+    """The tokens of every request where they were to be kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,10 +91,11 @@ async def send(
     *,
     announce_slo: bool = True,
     limit_s: float = LIMIT_S,
+    keep_outputs: bool = False,
 ) -> Run:
     """Run a plan through a scheduler of its own and wait for the last result.
 
-    announce_slo: whether requests carry their SLO; it is judged by in any case.
+    announce_slo: whether requests carry their SLO; it is judged by in any case. keep_outputs: keep their tokens.
     limit_s: what is not finished so long after the last arrival is ended and counts as failed.
     """
     results: dict[str, Result] = {}
@@ -102,6 +105,7 @@ async def send(
 
     scheduler = open_scheduler(keep)
     itl_s: list[float] = []
+    outputs: list[list[int]] = [[] for _ in plan if keep_outputs]
     begun_s = now()
     readers: list[asyncio.Task[None]] = []
     ids = [f"{begun_s:.3f}-{number}" for number in range(len(plan))]
@@ -111,7 +115,8 @@ async def send(
             await asyncio.sleep(max(0.0, at_s - now()))
             slo = each.slo if announce_slo else NO_SLO
             request = make_request(ids[number], number, each, at_s, slo)
-            readers.append(asyncio.create_task(_read(scheduler, request, itl_s)))
+            output = outputs[number] if keep_outputs else None
+            readers.append(asyncio.create_task(_read(scheduler, request, itl_s, output)))
         await asyncio.wait(readers, timeout=limit_s)
     finally:
         await scheduler.close()
@@ -119,10 +124,11 @@ async def send(
     for outcome in outcomes:
         if outcome is not None:
             raise outcome
-    return Run(plan, tuple(results[request_id] for request_id in ids), begun_s, tuple(itl_s))
+    found = tuple(results[request_id] for request_id in ids)
+    return Run(plan, found, begun_s, tuple(itl_s), tuple(map(tuple, outputs)))
 
 
-async def _read(scheduler: Scheduler, request: Request, itl_s: list[float]) -> None:
+async def _read(scheduler: Scheduler, request: Request, itl_s: list[float], output: list[int] | None) -> None:
     # A request that fails has its error in its result.
     with suppress(ServeError):
         last_s: float | None = None
@@ -131,6 +137,8 @@ async def _read(scheduler: Scheduler, request: Request, itl_s: list[float]) -> N
                 if last_s is not None:
                     itl_s.append(chunk.at_s - last_s)
                 last_s = chunk.at_s
+                if output is not None:
+                    output += chunk.token_ids
 
 
 def summarise(run: Run) -> Summary:

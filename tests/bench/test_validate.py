@@ -13,12 +13,13 @@ import pytest
 
 from streamserve import virtual
 from streamserve.bench import fidelity, rig, validate
-from streamserve.bench.validate import Validation
+from streamserve.bench.validate import DRAWN, REPLAYED, Validation
 from streamserve.config import Config, LaneConfig
 from streamserve.errors import ConfigError
 from streamserve.simulation.options import SimOptions
 from streamserve.simulation.plant import simulated
 from streamserve.simulation.run import maker
+from streamserve.specustream.playback import Drafter, Output
 from streamserve.types import LaneId
 from tests.bench.test_fidelity import outcome
 from tests.calibrations import example
@@ -62,6 +63,7 @@ def given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Validation:
         requests=32,
         capacity=2.0,
         sim_seeds=3,
+        drafts=DRAWN,
     )
 
 
@@ -105,6 +107,40 @@ def test_live_runs_are_kept_and_another_calibration_needs_none(given: Validation
     assert len(STARTS) == 2
 
 
+def test_drafts_are_those_of_the_live_answers(given: Validation, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn, _ = run(given)
+    texts: list[list[Output]] = []
+
+    def none_found(outputs: list[Output], drafters: list[Drafter], _calibration: Any) -> list[list[None]]:
+        assert len(drafters) == len(CONFIG.lanes)
+        texts.append(outputs)
+        return [[None] * len(output.tokens) for output in outputs]
+
+    monkeypatch.setattr(validate, "replayed", none_found)
+    lines: list[str] = []
+    found, _ = validate.run(replace(given, drafts=REPLAYED), CONFIG, CALIBRATION, lines.append)
+    assert lines[1:] == ["simulated poisson 0.3, drafts replayed", "simulated poisson 0.8, drafts replayed"]
+    assert len(texts) == len(given.loads)
+    for outputs in texts:
+        assert {len(output.tokens) for output in outputs} <= {8 + 4 * i for i in range(1, 9)}
+        assert {output.workload for output in outputs} == {"chat", "code"}
+    for before, after in zip(drawn, found, strict=True):
+        tpot, slower = before.metrics[2], after.metrics[2]
+        assert (slower.metric, slower.live) == ("TPOT mean, s", tpot.live)
+        assert slower.simulated > 1.2 * tpot.simulated
+    assert STARTS == [CONFIG]
+
+
+def test_drafts_are_drawn_where_no_live_run_served_every_request(given: Validation) -> None:
+    run(given)
+    for path in (given.out / "live" / "runs").glob("*.json"):
+        known = json.loads(path.read_bytes())
+        path.write_text(json.dumps(known | {"outputs": [[], *known["outputs"][1:]]}))
+    lines: list[str] = []
+    validate.run(replace(given, drafts=REPLAYED), CONFIG, CALIBRATION, lines.append)
+    assert lines[1:] == ["simulated poisson 0.3, drafts drawn", "simulated poisson 0.8, drafts drawn"]
+
+
 def test_distributions_are_of_what_was_served(given: Validation, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: dict[str, Any] = {}
 
@@ -127,6 +163,8 @@ def test_what_cannot_be_compared_is_refused_before_lanes_start(given: Validation
         run(given, msgspec.structs.replace(CALIBRATION, origin=other))
     with pytest.raises(ConfigError, match="--loads"):
         run(replace(given, loads=(0.0,)))
+    with pytest.raises(ConfigError, match="--drafts"):
+        run(replace(given, drafts="guessed"))
     with pytest.raises(ConfigError, match=r"no \.jsonl file"):
         run(replace(given, prompts=given.prompts / "absent"))
     run(given)

@@ -1,19 +1,26 @@
-"""Drafts of simulated requests: which class of draft each decode step has, and how far it is right."""
+"""Drafts of simulated requests: which class of draft each decode step has, and how far it is right.
+
+They are drawn from what was measured of the workload (`Luck`), or replayed from the request's own text (`Replay`).
+"""
 
 from bisect import bisect_left
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import accumulate, zip_longest
+from operator import mul
 
 import numpy as np
 
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim.calibration import Calibration, DraftClass
+from streamserve.lanes.sim.work import Found
 from streamserve.specustream.draft import Draft
 
 NONE = -1
 """The class of a step without a draft."""
 BLOCK_STEPS = 32
 ALL = "mix"
+SURE = 0.9999
+"""The most that a token is right with: one that always is would leave no chance with which it is not."""
 
 
 class Chain:
@@ -70,7 +77,7 @@ class Drafts:
         for workload, classes in self._by_workload.items():
             # In place: requests hold on to theirs.
             self._misses[workload][:] = [
-                [-survival for survival in accumulate((min(1.0, rate * scale) for rate in each.acceptance), _times)]
+                [-survival for survival in _survivals(min(SURE, rate * scale) for rate in each.acceptance)]
                 for each in classes
             ]
 
@@ -84,6 +91,11 @@ class Drafts:
     def drafts(self, workload: str) -> list[Draft]:
         """A draft of each of a workload's classes. Its tokens are all 1: what counts is whether the output's are."""
         return self._drafts[workload]
+
+    def replay(self, workload: str, found: Sequence[Found | None], seed: int) -> "Replay":
+        """What was found in a request's own text, as a lane meets it; seed: of what `scale` changes."""
+        classes = self._by_workload[workload]
+        return Replay(found, [_survivals(min(SURE, rate) for rate in each.acceptance) for each in classes], seed)
 
     def misses(self, workload: str) -> list[list[float]]:
         """Per class, minus the probabilities that its first 1, 2, ... tokens are right; `scale` changes this list."""
@@ -137,6 +149,34 @@ class Luck:
             places.append(place)
 
 
+class Replay:
+    """One request's drafts as its own text gives them: by the output tokens that are known when they are made.
+
+    survivals: per class, the probabilities that its first 1, 2, ... tokens are right. Each draft gets a chance with
+    which just as many are right as were; `Drafts.scale` makes that more or fewer.
+    """
+
+    def __init__(self, found: Sequence[Found | None], survivals: Sequence[Sequence[float]], seed: int) -> None:
+        uniform = np.random.Generator(np.random.PCG64(seed)).random(len(found)).tolist()
+        self.places = [NONE if each is None else each[0] for each in found]
+        self.chances = [
+            0.0 if each is None else -_chance(survivals[each[0]], each[1], share)
+            for each, share in zip(found, uniform, strict=True)
+        ]
+
+    def reach(self, token: int) -> None:
+        """There is no draft beyond the end of the text that is known."""
+        beyond = token + 1 - len(self.places)
+        self.places += [NONE] * beyond
+        self.chances += [0.0] * beyond
+
+
+def _chance(survivals: Sequence[float], right: int, share: float) -> float:
+    bounds = (1.0, *survivals, 0.0)
+    upper, lower = bounds[min(right, len(survivals))], bounds[min(right, len(survivals)) + 1]
+    return lower + share * (upper - lower)
+
+
 def length_of(draft: DraftClass, max_depth: int) -> int:
     """Tokens of such a draft on a lane that drafts no deeper than this."""
     return min(len(draft.acceptance), max_depth)
@@ -151,5 +191,5 @@ def _draft(first_kind: int, length: int) -> Draft:
     return Draft((1,) * length, tuple(range(first_kind, first_kind + length)))
 
 
-def _times(a: float, b: float) -> float:
-    return a * b
+def _survivals(rates: Iterable[float]) -> list[float]:
+    return list(accumulate(rates, mul))

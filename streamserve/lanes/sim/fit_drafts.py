@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim.calibration import DraftClass
 from streamserve.lanes.sim.fit_logs import DraftLog, DraftStep
-from streamserve.specustream.playback import Drafter, Output
+from streamserve.specustream.playback import Drafter, Output, right_tokens
 
 MIX = "mix"
 """The key of all workloads together."""
@@ -58,7 +58,7 @@ def played_at(
         steps = []
         while left := output.tokens[len(text) - len(output.prompt) :]:
             draft = drafter.draft(f"{place}", text, len(output.prompt), min(max_depth, len(left) - 1))
-            right = _right(draft.tokens, left)
+            right = right_tokens(draft.tokens, left)
             if len(left) > max_depth:
                 # The last few drafts are cut short by the end of the output: they would look worse than they are.
                 steps.append(DraftStep(tuple(draft.kinds), right))
@@ -66,13 +66,6 @@ def played_at(
         drafter.forget(f"{place}")
         logs.append(DraftLog(output.workload, steps))
     return logs
-
-
-def _right(drafted: Sequence[int], following: Sequence[int]) -> int:
-    for place, (token, true) in enumerate(zip(drafted, following, strict=False)):
-        if token != true:
-            return place
-    return min(len(drafted), len(following))
 
 
 def draft_classes(logs: Sequence[DraftLog], max_depth: int) -> dict[str, tuple[DraftClass, ...]]:

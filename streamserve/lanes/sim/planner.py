@@ -161,8 +161,10 @@ def _walk(running: Running, kind: int, depth: int, known: dict[int, int], steps:
 
     kind, depth: of the draft of its first step. What it verifies in each step is added to `verified`.
     """
-    luck = running.luck(running.step + steps)
-    kinds, chances, at = luck.places, luck.chances, running.step - running.joined
+    replays = running.replays
+    at = start = running.at - (running.joined and not replays)
+    luck = running.luck(running.target if replays else running.at + steps)
+    kinds, chances = luck.places, luck.chances
     lengths, misses = running.lengths, running.misses
     left = running.end - running.output
     room = running.request.max_tokens - running.output - 1
@@ -183,7 +185,7 @@ def _walk(running: Running, kind: int, depth: int, known: dict[int, int], steps:
             gained.append(left)
             break
         gained.append(total)
-        at += 1
+        at = start + total if replays else at + 1
         kind = kinds[at]
         depth = known.get(kind, UNKNOWN)
         if depth == UNKNOWN:

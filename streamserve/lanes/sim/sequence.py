@@ -4,7 +4,7 @@ from collections.abc import Sequence as Tokens
 
 from streamserve.errors import ServeError
 from streamserve.lanes.sim.cache import chain
-from streamserve.lanes.sim.drafts import NONE, Chain, Drafts, Luck
+from streamserve.lanes.sim.drafts import NONE, Drafts, Luck, Replay
 from streamserve.lanes.sim.outputs import Outputs
 from streamserve.lanes.sim.work import SimWork
 from streamserve.specustream.draft import Draft
@@ -78,10 +78,12 @@ class Sequence:
         self.over = False
         self.joined = False
         """Whether it has yet to make its first step after its KV came from another lane: nothing was drafted for it."""
-        self.step = max(0, self.output - 1)
-        """Decode steps so far: where it is in its luck."""
-        self._chain: Chain | None = None
-        self._luck: Luck | None = None
+        self.replays = work.found is not None
+        """Whether its drafts are those of its own text, one per output token, and not drawn, one per step."""
+        self.at = self.output if self.replays else max(0, self.output - 1)
+        """Where it is in its drafts: output tokens or decode steps so far."""
+        self._drafts: Drafts | None = None
+        self._luck: Luck | Replay | None = None
         self.drafts: list[Draft] = []
         self.misses: list[list[float]] = []
         """As `Drafts.misses`."""
@@ -111,7 +113,8 @@ class Sequence:
 
     def speculates(self, drafts: Drafts) -> None:
         """It is drafted for. Raises `ConfigError`."""
-        self._chain = drafts.chain(self.workload)
+        drafts.chain(self.workload)
+        self._drafts = drafts
         self.drafts = drafts.drafts(self.workload)
         self.misses = drafts.misses(self.workload)
         most = self.request.max_depth
@@ -125,26 +128,32 @@ class Sequence:
     @property
     def draft(self) -> tuple[int, float]:
         """Class and chance of its next decode step."""
-        if self._chain is None or self.joined:
+        if self._drafts is None or self.joined:
             return NONE, 0.0
-        luck, step = self._luck, self.step
-        if luck is None or step >= len(luck.places):
-            luck = self.luck(step)
-        return luck.places[step], luck.chances[step]
+        luck, at = self._luck, self.at
+        if luck is None or at >= len(luck.places):
+            luck = self.luck(at)
+        return luck.places[at], luck.chances[at]
 
-    def luck(self, step: int) -> Luck:
-        """Its drafts up to this step; drawn when it first decodes, which a prefill hop hardly ever does."""
+    def luck(self, at: int) -> Luck | Replay:
+        """Its drafts up to there; made when it first decodes, which a prefill hop hardly ever does."""
         luck = self._luck
         if luck is None:
-            assert self._chain is not None
-            luck = self._luck = Luck(self._chain, work_of(self.request).seed)
-        if step >= len(luck.places):
-            luck.reach(step)
+            assert self._drafts is not None
+            work = work_of(self.request)
+            if work.found is None:
+                luck = Luck(self._drafts.chain(self.workload), work.seed)
+            else:
+                luck = self._drafts.replay(self.workload, work.found, work.seed)
+            self._luck = luck
+        if at >= len(luck.places):
+            luck.reach(at)
         return luck
 
     def prefilled(self) -> None:
         """Its prompt is computed, which makes a token."""
         self.output += 1
+        self.at += self.replays
         self.context += 1
         self.to_compute = self.context
 
@@ -152,10 +161,9 @@ class Sequence:
         """These decode steps made so many tokens."""
         self.output += tokens
         self.context += tokens
-        self.step += steps
-        if self.joined:
-            self.step -= 1
-            self.joined = False
+        # Nothing was drafted for its first step after its KV came: its luck is not used up by that one.
+        self.at = self.output if self.replays else self.at + steps - self.joined
+        self.joined = False
 
     def restart(self) -> None:
         """Its KV is lost: everything so far has to be computed again."""

@@ -1,8 +1,12 @@
 """What a simulated lane must know of a request that a real one finds out: its `payload`."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 from streamserve.types import NO_SLO, Request, Slo
+
+Found = tuple[int, int]
+"""A draft: the place of its class in `Calibration.acceptance`, and how many of its tokens are right."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +19,8 @@ class SimWork:
     """Whose drafts it has: a key of `Calibration.acceptance`."""
     seed: int = 0
     """Of its drafts' luck: the same under every policy (common random numbers)."""
+    found: Sequence[Found | None] | None = field(default=None, repr=False)
+    """By output tokens so far, the draft for those that follow; None = drafts are drawn from those of its workload."""
 
 
 def sim_request(

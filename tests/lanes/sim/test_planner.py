@@ -1,6 +1,7 @@
 """Planner: the steps that it makes up at once are those of walking all requests step by step."""
 
 from bisect import bisect_left
+from dataclasses import replace
 from random import Random
 
 import numpy as np
@@ -14,7 +15,7 @@ from streamserve.lanes.sim.drafts import NONE, Drafts
 from streamserve.lanes.sim.frame import Frame
 from streamserve.lanes.sim.host import Host
 from streamserve.lanes.sim.planner import Planner, Rows
-from streamserve.lanes.sim.sequence import Sequence
+from streamserve.lanes.sim.sequence import Sequence, work_of
 from streamserve.specustream.cost import StepCostModel
 from tests.calibrations import example
 from tests.lanes.sim.shop import request
@@ -32,10 +33,22 @@ def running(random: Random, drafts: Drafts, number: int) -> Sequence:
     output = random.randint(2, 40)
     capped = random.choice([None, None, 0, 2])
     made = request(f"r{number}", random.randint(1, 300), output, seed=number, max_depth=capped)
+    if random.random() < 0.5:
+        found = [random.choice([None, (random.randrange(3), random.randrange(9))]) for _ in range(output)]
+        made = replace(made, payload=replace(work_of(made), found=found))
     it = Sequence(made, False, None, range(random.randrange(1, output)))
     it.speculates(drafts)
     it.joined = random.random() < 0.2
     return it
+
+
+def draft(it: Sequence, step: int, gained: int) -> tuple[int, float]:
+    """Class and chance of a later step, when the request has gained so many tokens."""
+    if step == 0 and it.joined:
+        return NONE, 0.0
+    at = it.output + gained if it.replays else it.at - it.joined + step
+    luck = it.luck(at)
+    return luck.places[at], luck.chances[at]
 
 
 def step_by_step(batch: list[Sequence], first: list[int], known: dict[int, int], steps: int) -> Rows:
@@ -45,10 +58,8 @@ def step_by_step(batch: list[Sequence], first: list[int], known: dict[int, int],
     gained, work_s = [0] * len(batch), 0.0
     for step in range(steps):
         row, verified = [], 0
-        classes = [
-            NONE if step == 0 and it.joined else it.luck(it.step - it.joined + step).places[it.step - it.joined + step]
-            for it in batch
-        ]
+        drawn = [draft(it, step, more) for it, more in zip(batch, gained, strict=True)]
+        classes = [each for each, _ in drawn]
         if step and any(each not in known for each in classes):
             break
         context = sum(it.context for it in batch) + sum(gained)
@@ -56,8 +67,7 @@ def step_by_step(batch: list[Sequence], first: list[int], known: dict[int, int],
             asked = known[each] if step else first[place]
             room = it.request.max_tokens - it.output - gained[place] - 1
             depth = 0 if each == NONE else max(0, min(asked, it.lengths[each], room))
-            chance = it.luck(it.step + step).chances[it.step - it.joined + step] if depth else 0.0
-            made = 1 + (min(depth, bisect_left(it.misses[each], chance)) if depth else 0)
+            made = 1 + (min(depth, bisect_left(it.misses[each], drawn[place][1])) if depth else 0)
             made = min(made, it.end - it.output - gained[place])
             verified += depth
             gained[place] += made
