@@ -1,6 +1,5 @@
 """The folder of a training run: its recipe, its checkpoints, its comparisons, and TensorBoard's files."""
 
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ import msgspec
 import yaml
 
 from agents.recipe import Recipe, checked
-from streamserve import document
+from streamserve import document, whole
 from streamserve.errors import ConfigError
 
 RUNS = Path("runs")
@@ -59,7 +58,7 @@ class Folder:
             raise ConfigError(
                 f"{folder.path} is there already: go on with --resume {name}, or give another --name"
             ) from error
-        write(folder.path / "begun.yaml", yaml.safe_dump(msgspec.to_builtins(begun), sort_keys=False).encode())
+        whole.write(folder.path / "begun.yaml", yaml.safe_dump(msgspec.to_builtins(begun), sort_keys=False).encode())
         return folder
 
     @classmethod
@@ -85,11 +84,3 @@ def free_name(wish: str, runs: Path = RUNS) -> str:
     while (runs / f"{wish}-{number}").exists():
         number += 1
     return f"{wish}-{number}"
-
-
-def write(path: Path, data: bytes) -> None:
-    """All of it or nothing, however the run ends."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)

@@ -8,11 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents.folder import Folder, write
+from agents.folder import Folder
 from agents.network import TWIN
 from agents.recipe import Trials
 from agents.statistics import estimate
 from agents.trial import Act, Episode, MakeEnv, Observation, gains, heuristic, play
+from streamserve import whole
 
 
 class Rating(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -95,7 +96,7 @@ class Rater(BaseCallback):
         best = ratings.best
         is_best = best is None or rating.gain > best.gain
         ratings.ratings.append(rating)
-        write(self._folder.trials, msgspec.json.format(msgspec.json.encode(ratings), indent=1))
+        whole.write(self._folder.trials, msgspec.json.format(msgspec.json.encode(ratings), indent=1))
         self._tell(rating, episodes)
         self._keep(is_best)
 

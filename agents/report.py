@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 
 from agents.comparison import Bound, Table
-from agents.folder import write
 from agents.statistics import Estimate, estimate
+from streamserve import whole
 
 WANTED = 0.05
 """A gain that is worth the name."""
@@ -108,8 +108,8 @@ def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def keep(table: Table, report: str, folder: Path) -> None:
     """`evaluation.json`, `report.md`, and a picture of each figure."""
-    write(folder / "evaluation.json", msgspec.json.format(msgspec.json.encode(table), indent=1))
-    write(folder / "report.md", report.encode())
+    whole.write(folder / "evaluation.json", msgspec.json.format(msgspec.json.encode(table), indent=1))
+    whole.write(folder / "report.md", report.encode())
     for figure in FIGURES:
         forest(folder / f"{figure}.png", table, figure)
 

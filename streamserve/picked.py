@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from streamserve import whole
 from streamserve.errors import ConfigError
 
 
@@ -64,9 +65,6 @@ def forget(file: Path, under: str) -> bool:
 
 def _write(file: Path, kept: Mapping[str, Picked]) -> None:
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        unfinished = file.with_suffix(".unfinished")
-        unfinished.write_text(yaml.safe_dump(msgspec.to_builtins(kept), sort_keys=True, width=100))
-        os.replace(unfinished, file)
+        whole.write(file, yaml.safe_dump(msgspec.to_builtins(kept), sort_keys=True, width=100).encode())
     except OSError as error:
         raise ConfigError(f"{file} cannot be written ({error.strerror}): set STREAMSERVE_STATE to a folder") from error

@@ -45,6 +45,7 @@ METRICS = (
     Metric("E2E p99, s", 0.09, _of(lambda s: s.e2e, lambda v: v.p99_s)),
     Metric("tokens/s", 0.04, lambda summary: summary.output_tokens_per_s),
 )
+E2E = METRICS[3]
 R_TARGET = 0.95
 TAU_TARGET = 0.8
 
@@ -92,6 +93,8 @@ class Order:
     """Kendall's tau-b over all systems and cells at once."""
     tau_within: float | None
     """The mean of those over the systems of one cell."""
+    tau_live: float | None
+    """`tau` of single live runs against one another: what their noise leaves to any model."""
     winners: Mapping[str, tuple[str, str]]
     """Cell -> the best live system and the best simulated one."""
 
@@ -125,13 +128,11 @@ def order(live: Runs, simulated: Runs) -> Order:
     cells: dict[tuple[str, float], dict[str, tuple[float, float]]] = defaultdict(dict)
     for arrivals, load, system in live.keys() & simulated.keys():
         key = (arrivals, load, system)
-        means = (_mean(METRICS[3], live[key]), _mean(METRICS[3], simulated[key]))
+        means = (_mean(E2E, live[key]), _mean(E2E, simulated[key]))
         if not any(map(math.isnan, means)):
             cells[arrivals, load][system] = means
     several = {cell: dict(sorted(systems.items())) for cell, systems in sorted(cells.items()) if len(systems) > 1}
-    every = [means for systems in several.values() for means in systems.values()]
     within = [kendall(*zip(*systems.values(), strict=True)) for systems in several.values()]
-    known = [tau for tau in within if tau is not None]
     winners = {
         f"{arrivals}, load {load:g}": (
             min(systems, key=lambda name: systems[name][0]),
@@ -139,11 +140,27 @@ def order(live: Runs, simulated: Runs) -> Order:
         )
         for (arrivals, load), systems in several.items()
     }
-    return Order(
-        kendall([a for a, _ in every], [b for _, b in every]),
-        statistics.mean(known) if known else None,
-        winners,
-    )
+    every = [means for systems in several.values() for means in systems.values()]
+    return Order(kendall([a for a, _ in every], [b for _, b in every]), _known_mean(within), _tau_live(live), winners)
+
+
+def _tau_live(live: Runs) -> float | None:
+    """Over all pairs of repeats, each with the cells and systems that have both."""
+    by_repeat: dict[int, dict[Key, float]] = defaultdict(dict)
+    for key, runs in live.items():
+        for run in runs:
+            if not math.isnan(e2e_s := E2E.take(run.summary)):
+                by_repeat[run.repeat][key] = e2e_s
+    taus = []
+    for one, other in combinations(by_repeat.values(), 2):
+        both = sorted(one.keys() & other.keys())
+        taus.append(kendall([one[key] for key in both], [other[key] for key in both]))
+    return _known_mean(taus)
+
+
+def _known_mean(values: Sequence[float | None]) -> float | None:
+    known = [each for each in values if each is not None]
+    return statistics.mean(known) if known else None
 
 
 def text(fidelities: Sequence[Fidelity], ranked: Order) -> str:
@@ -186,9 +203,7 @@ def _mean(metric: Metric, runs: Sequence[Outcome]) -> float:
 
 
 def _r(pairs: Sequence[tuple[Outcome, Outcome]]) -> float | None:
-    every = [pearson(*_both(*pair)) for pair in pairs]
-    known = [r for r in every if r is not None]
-    return statistics.mean(known) if known else None
+    return _known_mean([pearson(*_both(*pair)) for pair in pairs])
 
 
 def _both(one: Outcome, other: Outcome) -> tuple[list[float], list[float]]:
@@ -203,20 +218,22 @@ def _both(one: Outcome, other: Outcome) -> tuple[list[float], list[float]]:
 
 
 def _worst(fidelities: Sequence[Fidelity]) -> str:
-    """Per metric: the mean and the greatest error over all cells."""
+    """Per metric: the mean error over all cells, with its sign and without, and the greatest."""
     rows = []
     for place, metric in enumerate(METRICS):
         every = [each.metrics[place] for each in fidelities]
-        errors = [abs(each.error) for each in every if not math.isnan(each.error)]
+        signed = [each.error for each in every if not math.isnan(each.error)]
+        errors = [abs(error) for error in signed]
         floors = [each.floor for each in every if each.floor is not None]
         if errors:
             reached = sum(each.verdict != "no" for each in every)
             rows.append(
-                [metric.name, _share(statistics.mean(errors)), _share(max(errors))]
+                [metric.name, f"{100 * statistics.mean(signed):+.1f} %"]
+                + [_share(statistics.mean(errors)), _share(max(errors))]
                 + [_share(statistics.mean(floors)) if floors else "-", _share(metric.target)]
                 + [f"{reached} of {len(every)}"]
             )
-    header = ["metric", "mean error", "greatest error", "mean noise", "target", "cells within target or noise"]
+    header = ["metric", "bias", "mean error", "greatest error", "mean noise", "target", "cells within target or noise"]
     return "## All cells\n\n" + report.table(header, rows)
 
 
@@ -226,7 +243,8 @@ def _ranking(ranked: Order) -> str:
     return (
         "## Ranking by mean E2E\n\n"
         f"Kendall's tau over all systems and cells {_number(ranked.tau)}, within cells {_number(ranked.tau_within)} "
-        f"(target {TAU_TARGET}); the same winner in {same} of {len(rows)} cells.\n\n"
+        f"(target {TAU_TARGET}; of one live run against another {_number(ranked.tau_live)}); "
+        f"the same winner in {same} of {len(rows)} cells.\n\n"
     ) + report.table(["cell", "best live", "best simulated"], rows)
 
 

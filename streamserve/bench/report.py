@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 import streamserve
+from streamserve import whole
 from streamserve.errors import ConfigError
 
 T = TypeVar("T")
@@ -35,10 +36,7 @@ def made(folder: Path) -> Path:
 
 def write(path: Path, document: Any) -> None:
     """Write as JSON, whole or not at all: a run that is interrupted can be resumed from what lies there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_bytes(msgspec.json.format(msgspec.json.encode(document), indent=1))
-    os.replace(unfinished, path)
+    whole.write(path, msgspec.json.format(msgspec.json.encode(document), indent=1))
 
 
 def read(path: Path, kind: type[T]) -> T | None:

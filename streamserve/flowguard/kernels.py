@@ -5,21 +5,17 @@ half of a decision. `prepare` compiles in a few seconds and keeps the result; la
 All that is compiled, and what it depends on, is in this file: what was kept is dropped only when the file changes.
 """
 
-from collections.abc import Callable
 from functools import cache
 from math import ceil, inf
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import numba
 import numpy as np
 from numba.core import types
 from numba.np.numpy_support import from_dtype
 
+from streamserve.compiled import compiled
 from streamserve.flowguard.pairs import Floats, Mask, Places
 from streamserve.flowguard.table import LANE, LaneNumbers
-
-P = ParamSpec("P")
-R = TypeVar("R")
 
 MOST_PREFILLING = 0.8
 """The largest share of its time for which a lane is thought to be busy with prompts in the long run."""
@@ -44,17 +40,7 @@ LATENCY, SLO, PREFIX, PREFILL_BATCH, KV_HEADROOM, QUEUE, SPECULATION, DEVICE = r
 """The order of `SCORERS`."""
 
 
-def _compiled(function: Callable[P, R]) -> Callable[P, R]:
-    """The function as machine code; division by zero gives infinity, as in numpy."""
-    try:
-        made: Callable[P, R] = numba.njit(cache=True, error_model="numpy")(function)
-    except RuntimeError:
-        # No folder can be written to: every process compiles for itself.
-        made = numba.njit(error_model="numpy")(function)
-    return made
-
-
-@_compiled
+@compiled
 def forecast(met: Situation, said: Numbers) -> None:
     """Predictions for every pair, written into `said`.
 
@@ -95,7 +81,7 @@ def forecast(met: Situation, said: Numbers) -> None:
             by_pair[COST_S, row, column] = e2e_s + (stalled_s + slower_s[column])
 
 
-@_compiled
+@compiled
 def judge(met: Situation, mask: Mask, weights: Floats, said: Numbers, scores: Floats, total: Floats) -> None:
     """Write the forecast, each pair's scores, and their weighted sum, -inf where the mask is False.
 
@@ -132,14 +118,14 @@ def judge(met: Situation, mask: Mask, weights: Floats, said: Numbers, scores: Fl
             total[row, column] = weighted if mask[row, column] else -inf
 
 
-@_compiled
+@compiled
 def _token_batch(tokens: float, prefill: Any, decode: Any) -> float:
     """LMetric's product, tokens to prefill x batch size; a split pair has two half batches."""
     product: float = tokens * (1.0 + prefill.half_batch + decode.half_batch)
     return product
 
 
-@_compiled
+@compiled
 def chance(predicted_s: float, wish_s: float) -> float:
     """The chance that a latency keeps its SLO, as if it were log-logistic about the prediction."""
     if wish_s == inf:
@@ -148,7 +134,7 @@ def chance(predicted_s: float, wish_s: float) -> float:
     return kept
 
 
-@_compiled
+@compiled
 def _headroom(prefill: Any, decode: Any, prompt_tokens: float, expected_tokens: float) -> float:
     """The smaller share of free KV blocks of the two lanes, once the request has its own."""
     left = prefill.kv_free - prompt_tokens * prefill.kv_per_token

@@ -4,9 +4,7 @@ The observation is the Dict of `pairs` (P, F), `request` (R,) and `context` (C,)
 what a router is given and nothing else: no true output length, no wall clock, no number of the step in an episode.
 """
 
-from collections.abc import Sequence
 from dataclasses import replace
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,10 @@ from numpy.typing import NDArray
 from streamserve.errors import ConfigError
 from streamserve.flowguard.assessment import Assessment, Place
 from streamserve.flowguard.flowguard import FlowGuard
-from streamserve.policy import observe
-from streamserve.policy.columns import Columns, Floats, Observed
+from streamserve.policy.columns import Floats, Observed
 from streamserve.policy.controls import DEPTH_CAPS
 from streamserve.policy.layout import CONTEXT, PAIRS, REQUEST
+from streamserve.policy.observe import Observer
 from streamserve.policy.question import Answer, Mask, Question, Shown
 from streamserve.policy.rhythm import Beat
 from streamserve.policy.schema import fingerprint
@@ -43,8 +41,7 @@ class Codec:
             raise ConfigError(f"depth_caps: all after the first must be 0 or more, got {list(depth_caps)}")
         self.most_pairs = most_pairs
         self.depth_caps = depth_caps
-        self._columns: dict[int, Columns] = {}
-        """Of a whole observation, by its number of pairs."""
+        self._observer = Observer()
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Array -> shape."""
@@ -85,11 +82,10 @@ class Codec:
         heuristic = places.index(best)
         rows: Mask = np.zeros(self.most_pairs, bool)
         rows[: len(places)] = True
-        observation = self._observed(
-            observe.pairs(assessment, places, heuristic),
-            observe.request(assessment),
-            observe.context(assessment, signals, beat),
-        )
+        pairs, request, context = self._observer.observe(assessment, places, heuristic, signals, beat)
+        padded = np.zeros(self.shapes()["pairs"], np.float32)
+        padded[: len(places)] = pairs
+        observation = {"pairs": padded, "request": request, "context": context}
         return Question(observation, places, heuristic, rows, self._depths(assessment, places), assessment)
 
     def places(self, assessment: Assessment, best: Place) -> tuple[Place, ...]:
@@ -126,19 +122,6 @@ class Codec:
         """The answer as FlowGuard's decision, which it remembers to learn from. router: whose choice it is."""
         decision = flowguard.choose(question.assessment, answer.place, router, reason)
         return decision if answer.max_depth is None else replace(decision, max_depth=answer.max_depth)
-
-    def _observed(
-        self, pairs: Sequence[observe.Numbers], request: observe.Numbers, context: observe.Numbers
-    ) -> dict[str, Observed]:
-        # All numbers together: a call into numpy takes longer than the work on any of these arrays.
-        count = len(pairs)
-        if count not in self._columns:
-            self._columns[count] = Columns((*PAIRS.columns * count, *REQUEST.columns, *CONTEXT.columns))
-        flat = self._columns[count].apply(np.array([*chain.from_iterable(pairs), *request, *context], np.float64))
-        padded = np.zeros(self.shapes()["pairs"], np.float32)
-        end = count * len(PAIRS)
-        padded[:count] = flat[:end].reshape(count, -1)
-        return {"pairs": padded, "request": flat[end : end + len(REQUEST)], "context": flat[end + len(REQUEST) :]}
 
     def _foremost(self, possible: NDArray[np.int64], total: Floats, split: Mask, best: Place) -> NDArray[np.int64]:
         scores = total[possible[:, 0], possible[:, 1]].copy()

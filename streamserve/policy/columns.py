@@ -9,13 +9,13 @@ from enum import StrEnum
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
-Observed = NDArray[np.float32]
+from streamserve.policy import kernels
 
-TINY = 1e-9
-HUGE = 1e30
+Floats = kernels.Floats
+Observed = kernels.Observed
+
+TINY = kernels.TINY
 
 
 class Transform(StrEnum):
@@ -27,6 +27,9 @@ class Transform(StrEnum):
     """log(1 + scale * x), of x from 0 on"""
     LOG = "log"
     """scale * log(x), of x above 0"""
+
+
+KERNEL = {Transform.LINEAR: kernels.LINEAR, Transform.LOG1P: kernels.LOG1P, Transform.LOG: kernels.LOG}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,29 +66,21 @@ class Columns:
         self.places = {column.name: place for place, column in enumerate(columns)}
         self.low: Observed = np.array([column.low for column in columns], np.float32)
         self.high: Observed = np.array([column.high for column in columns], np.float32)
-        self._scale = np.array([column.scale for column in columns])
-        self._log1p = self._of(Transform.LOG1P)
-        self._log = self._of(Transform.LOG)
-        self._log_scale = self._scale[self._log]
-        self._scale[self._log] = 1.0
+        kinds = np.array([KERNEL[column.transform] for column in columns], np.int64)
+        factors = np.array([column.scale for column in columns], np.float64)
+        self.scales: kernels.Scales = (kinds, factors, self.low.astype(np.float64), self.high.astype(np.float64))
 
     def __len__(self) -> int:
         return len(self.columns)
 
     def apply(self, raw: Floats) -> Observed:
-        """The raw numbers, columns last, as they are observed. What is not a number counts as 0."""
-        values = np.minimum(np.maximum(raw, -HUGE), HUGE) * self._scale
-        # One test for all of them: whatever is not a number makes the sum so.
-        if np.isnan(values.sum()):
-            values = np.nan_to_num(values, nan=0.0)
-        values[..., self._log1p] = np.log1p(np.maximum(values[..., self._log1p], 0.0))
-        values[..., self._log] = self._log_scale * np.log(np.maximum(values[..., self._log], TINY))
-        clipped: Observed = np.minimum(np.maximum(values, self.low), self.high).astype(np.float32)
-        return clipped
+        """The raw numbers, (C,) or (N, C), as they are observed. What is not a number counts as 0."""
+        kernels.prepare()
+        seen: Observed = np.empty(raw.shape, np.float32)
+        for numbers, into in zip(np.atleast_2d(raw), np.atleast_2d(seen), strict=True):
+            kernels.transform(numbers, self.scales, into)
+        return seen
 
     def schema(self) -> list[dict[str, Any]]:
         """Every column in plain values."""
         return [asdict(column) for column in self.columns]
-
-    def _of(self, transform: Transform) -> NDArray[np.int64]:
-        return np.array([place for place, each in enumerate(self.columns) if each.transform is transform], np.int64)

@@ -1,124 +1,124 @@
-"""Observing a routing decision: the raw numbers of `layout`, gathered from FlowGuard's assessment.
+"""Observing a routing decision: the numbers of `layout`, gathered from FlowGuard's assessment."""
 
-Plain floats: for the few pairs of an observation they are several times faster than vectors of that length.
-"""
+import math
+from collections.abc import Sequence
+from operator import is_
+from struct import Struct
 
-from collections.abc import Iterable, Sequence
-from itertools import starmap
+import numpy as np
 
-from streamserve.flowguard.assessment import Assessment, Place
-from streamserve.policy.columns import TINY
+from streamserve.flowguard.assessment import Assessment, Place, View
+from streamserve.policy import kernels
+from streamserve.policy.columns import TINY, Columns, Floats, Observed
 from streamserve.policy.lane_columns import UNCAPPED, control, drafts, trends
+from streamserve.policy.layout import CONTEXT, PAIRS, REQUEST
 from streamserve.policy.rhythm import Beat
-from streamserve.signals import Signals
+from streamserve.signals import LaneSignals, Signals
 
 Numbers = tuple[float, ...]
 
-
-def pairs(assessment: Assessment, places: Sequence[Place], heuristic: int) -> list[Numbers]:
-    """One row per place. heuristic: the index of FlowGuard's own choice in `places`."""
-    predicted = _predicted(assessment, places, heuristic)
-    block = assessment.view.block
-    prefill, decode = block.prefill.tolist(), block.decode.tolist()
-    deadlines = _deadlines(assessment, places)
-    work = _work(assessment, [(prefill[row], decode[column]) for row, column in places])
-    return [(*first, *second, *third) for first, second, third in zip(predicted, deadlines, work, strict=True)]
+BEFORE_CROWD, AFTER_CROWD = 9, 2
+"""Numbers of the context before and after those that all lanes make up."""
+PACKED_LANE = Struct(f"{kernels.OWN_COLUMNS}d")
+PACKED_REQUEST = Struct(f"{len(REQUEST) + BEFORE_CROWD}d")
+PACKED_END = Struct(f"{AFTER_CROWD}d")
+"""Put a few numbers into an array several times faster than numpy itself."""
 
 
-def _predicted(assessment: Assessment, places: Sequence[Place], heuristic: int) -> Iterable[Numbers]:
-    view = assessment.view
-    forecast = view.forecast
-    one_ttft = forecast.ttft_s.shape[1] == 1
-    ttft_s = [forecast.ttft_s.item(row, 0 if one_ttft else column) for row, column in places]
-    tpot_s = [forecast.tpot_s.item(column) for _, column in places]
-    e2e_s = list(starmap(forecast.e2e_s.item, places))
-    cost_s = list(starmap(forecast.cost_s.item, places))
-    score = list(starmap(assessment.total.item, places))
-    taken = score[heuristic]
-    least = tuple(max(TINY, min(each)) for each in (ttft_s, tpot_s, e2e_s, cost_s))
-    prompt_tokens = max(1, view.request.prompt_tokens)
-    for index, (row, column) in enumerate(places):
-        yield (
-            1.0,
-            index == heuristic,
-            # Among equals FlowGuard takes turns, so another may score a little more than its choice.
-            min(0.0, (score[index] - taken) / max(TINY, taken)),
-            view.block.split.item(row, column),
-            ttft_s[index],
-            tpot_s[index],
-            e2e_s[index],
-            cost_s[index],
-            ttft_s[index] / least[0],
-            tpot_s[index] / least[1],
-            e2e_s[index] / least[2],
-            cost_s[index] / least[3],
-            cost_s[index] - e2e_s[index],
-            1.0 - forecast.uncached_tokens.item(row) / prompt_tokens,
+class Observer:
+    """Gathers observations, with its buffers: one caller at a time."""
+
+    def __init__(self) -> None:
+        kernels.prepare()
+        self._snapshots: tuple[LaneSignals, ...] = ()
+        self._own = np.empty((0, kernels.OWN_COLUMNS))
+        self._frames: dict[int, Frame] = {}
+        """By the number of pairs."""
+
+    def observe(
+        self, assessment: Assessment, places: Sequence[Place], heuristic: int, signals: Signals, beat: Beat
+    ) -> tuple[Observed, Observed, Observed]:
+        """The pairs at these places (N, F), the request (R,) and the context (C,), as they are observed.
+
+        heuristic: the index of FlowGuard's own choice in `places`. The arrays are the caller's to keep.
+        """
+        view, count = assessment.view, len(places)
+        frame = self._frames.get(count)
+        if frame is None:
+            frame = self._frames[count] = Frame(count)
+        table, forecast, block = view.lanes, view.forecast, view.block
+        lanes = (table.numbers, self._lanes(table.snapshots), table.silent_s, assessment.doubts.suspects)
+        predicted = (
+            forecast.uncached_tokens,
+            forecast.tpot_s,
+            forecast.ttft_s,
+            forecast.e2e_s,
+            forecast.cost_s,
+            assessment.total,
         )
+        chosen = (block.prefill, block.decode, np.array(places, np.int64), heuristic)
+        kernels.observe(lanes, predicted, chosen, _asked(view), frame.pairs)
+        kernels.crowd(table.numbers, frame.crowd)
+        before, after = _context(assessment, signals, beat)
+        PACKED_REQUEST.pack_into(frame.bytes, frame.request_at, *_request(view), *before)
+        PACKED_END.pack_into(frame.bytes, frame.end_at, *after)
+        return frame.observed()
+
+    def _lanes(self, snapshots: tuple[LaneSignals, ...]) -> Floats:
+        """The numbers of each lane that FlowGuard's table does not have; made anew where a lane has reported."""
+        known = self._snapshots
+        if len(snapshots) != len(known):
+            self._own = np.empty((len(snapshots), kernels.OWN_COLUMNS))
+            known = ()
+        elif all(map(is_, snapshots, known)):
+            return self._own
+        packed = self._own.data
+        for place, snapshot in enumerate(snapshots):
+            if not known or snapshot is not known[place]:
+                PACKED_LANE.pack_into(packed, PACKED_LANE.size * place, *_lane(snapshot))
+        self._snapshots = snapshots
+        return self._own
 
 
-def _deadlines(assessment: Assessment, places: Sequence[Place]) -> Iterable[Numbers]:
-    """Predicted times over what the request's deadlines leave of them; 1 without a deadline."""
-    view = assessment.view
-    forecast, lanes, asked = view.forecast, view.lanes, view.request.slo
-    one_ttft = forecast.ttft_s.shape[1] == 1
-    ttft_left_s = None if asked.ttft_s is None else max(TINY, asked.ttft_s - view.waited_s)
-    decode = view.block.decode.tolist()
-    for row, column in places:
-        tpot_s, lane = forecast.tpot_s.item(column), decode[column]
-        decoding, one_more_s = lanes.decode_requests.item(lane), lanes.tpot_one_more_s.item(lane)
-        slower = lanes.slower_s.item(lane) / max(TINY, decoding * one_more_s) if decoding else 0.0
-        yield (
-            1.0 if ttft_left_s is None else forecast.ttft_s.item(row, 0 if one_ttft else column) / ttft_left_s,
-            1.0 if asked.tpot_s is None else tpot_s / asked.tpot_s,
-            1.0 if asked.tpot_s is None else tpot_s * (1.0 - slower) / asked.tpot_s,
-        )
+class Frame:
+    """Room for the raw numbers of an observation of so many pairs, one after another: pairs, request, context."""
+
+    def __init__(self, pairs: int) -> None:
+        columns = Columns((*PAIRS.columns * pairs, *REQUEST.columns, *CONTEXT.columns))
+        self._scales = columns.scales
+        self._raw = np.zeros(len(columns))
+        self._pairs_end = end = pairs * len(PAIRS)
+        self._request_end = end + len(REQUEST)
+        self.pairs = self._raw[:end].reshape(pairs, -1)
+        self.bytes = self._raw.data
+        self.request_at = end * self._raw.itemsize
+        """In bytes, where the request and what of the context comes before `crowd` begin."""
+        crowd = self._request_end + BEFORE_CROWD
+        self.crowd = self._raw[crowd : crowd + kernels.CROWD_COLUMNS]
+        self.end_at = (crowd + kernels.CROWD_COLUMNS) * self._raw.itemsize
+
+    def observed(self) -> tuple[Observed, Observed, Observed]:
+        """Pairs, request and context in an array of their own."""
+        seen = np.empty(len(self._raw), np.float32)
+        kernels.transform(self._raw, self._scales, seen)
+        end = self._pairs_end
+        return seen[:end].reshape(self.pairs.shape), seen[end : self._request_end], seen[self._request_end :]
 
 
-def _work(assessment: Assessment, pairs: Iterable[tuple[int, int]]) -> Iterable[Numbers]:
-    lanes = assessment.view.lanes
-    tokens, price_s = lanes.prefill_tokens.tolist(), lanes.prefill_token_s.tolist()
-    requests, decoding = lanes.own_requests.tolist(), lanes.decode_requests.tolist()
-    waiting, running = lanes.reported_waiting.tolist(), lanes.reported_running.tolist()
-    kv_used, silent_s, step_s = lanes.kv_used.tolist(), lanes.silent_s.tolist(), lanes.step_s.tolist()
-    transfer_s, pressure = lanes.transfer_s.tolist(), lanes.pressure.tolist()
-    suspects = assessment.doubts.suspects.tolist()
-    least_step_s = [snapshot.cost.decode_s[0][1] for snapshot in lanes.snapshots]
-    typical_price_s, typical_step_s = _median(price_s), _median(least_step_s)
-    for prefill, decode in pairs:
-        snapshot = lanes.snapshots[decode]
-        yield (
-            tokens[prefill],
-            tokens[prefill] * price_s[prefill],
-            requests[prefill],
-            kv_used[prefill],
-            price_s[prefill] / typical_price_s,
-            silent_s[prefill],
-            decoding[decode],
-            tokens[decode],
-            waiting[decode],
-            running[decode],
-            requests[decode] / max(1, snapshot.max_running),
-            kv_used[decode],
-            step_s[decode],
-            least_step_s[decode] / typical_step_s,
-            silent_s[decode],
-            0.0 if prefill == decode else transfer_s[decode],
-            max(pressure[prefill], pressure[decode]),
-            suspects[prefill] or suspects[decode],
-            *control(snapshot.depth),
-            *drafts(snapshot),
-            *trends(snapshot),
-        )
+def _lane(lane: LaneSignals) -> Numbers:
+    return (lane.max_running, lane.cost.decode_s[0][1], *control(lane.depth), *drafts(lane), *trends(lane))
 
 
-def _median(values: Sequence[float]) -> float:
-    return max(TINY, sorted(values)[len(values) // 2])
+def _asked(view: View) -> kernels.Asked:
+    ttft_s, tpot_s = view.request.slo.ttft_s, view.request.slo.tpot_s
+    return (
+        float(view.request.prompt_tokens),
+        math.inf if ttft_s is None else max(TINY, ttft_s - view.waited_s),
+        math.inf if tpot_s is None else tpot_s,
+    )
 
 
-def request(assessment: Assessment) -> Numbers:
-    """The request's numbers."""
-    view = assessment.view
+def _request(view: View) -> Numbers:
     asked = view.request
     ttft_s, tpot_s = asked.slo.ttft_s, asked.slo.tpot_s
     return (
@@ -138,13 +138,10 @@ def request(assessment: Assessment) -> Numbers:
     )
 
 
-def context(assessment: Assessment, signals: Signals, beat: Beat) -> Numbers:
-    """The numbers of all lanes together."""
-    lanes = assessment.view.lanes
-    count = len(lanes.lanes)
-    requests, tokens = lanes.own_requests.tolist(), lanes.prefill_tokens.tolist()
-    doubts = assessment.doubts
-    return (
+def _context(assessment: Assessment, signals: Signals, beat: Beat) -> tuple[Numbers, Numbers]:
+    """What of the context is no sum or extreme over the lanes: the numbers before those, and after."""
+    count, doubts = len(assessment.view.lanes.lanes), assessment.doubts
+    before = (
         signals.queued,
         beat.fast_per_s / count,
         beat.slow_per_s / count,
@@ -153,13 +150,6 @@ def context(assessment: Assessment, signals: Signals, beat: Beat) -> Numbers:
         sum(map(signals.ready, signals.lanes)) / count,
         doubts.suspects.tolist().count(True) / count if doubts.some else 0.0,
         1.0 if signals.room is None else len(signals.room) / count,
-        int(assessment.view.mask.sum()),
-        sum(requests) / count,
-        max(requests),
-        sum(tokens) / count,
-        max(tokens),
-        sum(lanes.kv_used.tolist()) / count,
-        sum(lanes.step_output.tolist()) / count,
-        assessment.degraded,
-        assessment.probed is not None,
+        int(np.count_nonzero(assessment.view.mask)),
     )
+    return before, (assessment.degraded, assessment.probed is not None)

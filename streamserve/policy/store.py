@@ -14,6 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from streamserve import whole
 from streamserve.errors import PolicyError, one_line
 from streamserve.policy import interface
 from streamserve.policy.card import Card
@@ -92,9 +93,8 @@ def save(folder: Path, made: Card, weights: Weights) -> Card:
     data = _npz(weights.arrays())
     written = msgspec.structs.replace(made, sha256=hashlib.sha256(data).hexdigest()).sealed()
     written.check()
-    folder.mkdir(parents=True, exist_ok=True)
-    _write(folder / WEIGHTS, data)
-    _write(folder / CARD, msgspec.json.format(msgspec.json.encode(written), indent=1) + b"\n")
+    whole.write(folder / WEIGHTS, data)
+    whole.write(folder / CARD, msgspec.json.format(msgspec.json.encode(written), indent=1) + b"\n")
     return written
 
 
@@ -135,10 +135,3 @@ def _read(path: Path) -> bytes:
     if len(data) > most:
         raise PolicyError(f"{path.name} is larger than {most} bytes: that is no policy")
     return data
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of it or nothing: whoever reads meanwhile sees the old file or the new one."""
-    part = path.with_name(f"{path.name}.part")
-    part.write_bytes(data)
-    os.replace(part, path)

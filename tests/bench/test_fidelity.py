@@ -1,6 +1,7 @@
 """Errors, noise, correlation and ranking of simulated runs against live ones."""
 
 import math
+from dataclasses import replace
 from itertools import combinations
 
 import pytest
@@ -88,6 +89,16 @@ def test_rankings_are_compared_within_cells_and_over_all() -> None:
     assert ranked.tau_within == pytest.approx((1 + 1 / 3) / 2)
     assert ranked.tau is not None and 0 < ranked.tau < 1
     assert ranked.winners == {"poisson, load 1": ("a", "a"), "poisson, load 2": ("a", "b")}
+    assert ranked.tau_live is None
+
+
+def test_single_live_runs_are_ranked_against_one_another() -> None:
+    repeats = ({"a": 1.0, "b": 1.5, "c": 3.0}, {"a": 1.0, "b": 4.0, "c": 3.0, "d": 0.1})
+    live: dict[fidelity.Key, list[Outcome]] = {}
+    for repeat, values in enumerate(repeats):
+        for name, value in values.items():
+            live.setdefault(("poisson", 0.5, name), []).append(replace(outcome(value), repeat=repeat))
+    assert fidelity.order(live, {}).tau_live == pytest.approx(1 / 3)
     assert fidelity.order(live, live).tau == 1
 
 

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -124,17 +123,3 @@ def test_another_type_is_an_error_and_not_compiled_for() -> None:
     met = situation(draw, 2, Block.all(2), 1.0, 1.0)
     with pytest.raises(TypeError, match="No matching definition"):
         judged(met, np.ones((2, 2), bool), WEIGHTS.astype(np.float32))
-
-
-def test_without_a_folder_to_keep_it_in_every_process_compiles(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[dict[str, Any]] = []
-
-    def njit(**options: Any) -> Callable[[Any], Any]:
-        asked.append(options)
-        if "cache" in options:
-            raise RuntimeError("cannot cache function: no locator available")
-        return lambda function: function
-
-    monkeypatch.setattr(numba, "njit", njit)
-    assert kernels._compiled(len) is len
-    assert [sorted(options) for options in asked] == [["cache", "error_model"], ["error_model"]]

@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from streamserve.errors import ConfigError
 from streamserve.flowguard.flowguard import FlowGuard
 from streamserve.policy.codec import Codec
-from streamserve.policy.layout import PAIRS
+from streamserve.policy.layout import CONTEXT, PAIRS, REQUEST
 from streamserve.policy.question import Answer, Question
 from streamserve.policy.rhythm import Beat
 from streamserve.signals import DepthControl, DepthMode, LaneLoad, LaneSignals, Signals
 from streamserve.types import LaneId, Request, Slo
 from tests.fakes import make_request
 from tests.flowguard.snapshots import LANES, A, B, C, D, every_pair, lane, signals
+from tests.policy import plain
 
 CODEC = Codec()
 SPECULATING: dict[str, Any] = {"depth": DepthControl(), "acceptance": (0.8, 0.6, 0.4, 0.3), "step_output": 2.0}
@@ -86,6 +87,28 @@ def test_every_observation_is_in_its_space_and_some_action_is_valid(request: Req
         mask = CODEC.mask(question, depth)
         assert mask.shape == (8 * (4 if depth else 1),)
         assert mask[CODEC.heuristic_action(question, depth)]
+
+
+@settings(max_examples=60)
+@given(requests, st.lists(anything(), min_size=1, max_size=3))
+def test_compiled_it_is_what_plain_python_gathers(request: Request, several: list[Signals]) -> None:
+    codec, flowguard = Codec(16), FlowGuard(every_pair(LANES))
+    for seen in several:
+        assessment = flowguard.assess(request, seen)
+        question = codec.question(assessment, flowguard.best(assessment), seen, BEAT)
+        count = len(question.places)
+        raw = {
+            "pairs": plain.pairs(assessment, question.places, question.heuristic),
+            "request": plain.request(assessment),
+            "context": plain.context(assessment, seen, BEAT),
+        }
+        for name, columns in (("pairs", PAIRS), ("request", REQUEST), ("context", CONTEXT)):
+            observed = question.observation[name]
+            expected = columns.apply(np.array(raw[name], np.float64))
+            np.testing.assert_allclose(
+                observed[:count] if name == "pairs" else observed, expected, rtol=1e-6, atol=1e-6
+            )
+        assert not question.observation["pairs"][count:].any()
 
 
 @settings(max_examples=40)
