@@ -51,6 +51,8 @@ class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Tokens in one step (vLLM's max_num_batched_tokens)."""
     stall_s: float | None = None
     """The longest step that prompts may make while others decode: longer prompts are cut; None = any."""
+    hang_s: float | None = 300.0
+    """A lane that has work and says nothing for so long is restarted: longer than its longest step. None = never."""
     extra: dict[str, Any] = {}
     """Passed to vLLM's engine arguments as they are; wins over everything above."""
 
@@ -261,6 +263,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "engine.max_running": (1, math.inf),
     "engine.max_step_tokens": (1, math.inf),
     "engine.stall_s": (ABOVE_ZERO, math.inf),
+    "engine.hang_s": (ABOVE_ZERO, math.inf),
     "engine.max_model_len": (1, math.inf),
     "engine.block_tokens": (1, math.inf),
     "flowguard.stale_s": (0, math.inf),

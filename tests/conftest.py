@@ -10,8 +10,8 @@ from tests.live.server import Server, running
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The default topology, started once; a test that hurts it waits until it has recovered."""
-    # Agents may come, for the tests in which one does.
-    arguments = ("--config", "cpu-pair", "--set", "policy.remote=true")
+    # Agents may come, for the tests in which one does; nobody waits as long as by default for an engine that hangs.
+    arguments = ("--config", "cpu-pair", "--set", "policy.remote=true", "--set", "engine.hang_s=20")
     with running(tmp_path_factory.mktemp("server") / "log.txt", *arguments) as ready:
         yield ready
 

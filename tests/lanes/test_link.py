@@ -5,7 +5,7 @@ import gc
 import os
 from collections.abc import Callable
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import pytest
 from vllm.config import VllmConfig
@@ -30,13 +30,15 @@ class Client:
     def __init__(self, **_: Any) -> None:
         self.sent: list[EngineCoreRequest] = []
         self.dead = False
+        self.silent = False
         self._outputs: asyncio.Queue[EngineCoreOutputs | Exception] = asyncio.Queue()
 
     async def add_request_async(self, request: EngineCoreRequest) -> None:
         if self.dead:
             raise EngineDeadError
         self.sent.append(request)
-        self.answer(request, [7])
+        if not self.silent:
+            self.answer(request, [7])
 
     def answer(self, request: EngineCoreRequest, tokens: list[int], reason: FinishReason | None = None) -> None:
         output = EngineCoreOutput(request.request_id, tokens, finish_reason=reason)
@@ -60,7 +62,12 @@ class Client:
         return SimpleNamespace(ctx=SimpleNamespace(destroy=lambda linger: None))
 
 
-Linked = Callable[[Callable[[EngineCoreOutputs], None]], tuple[EngineLink, Client]]
+class Linked(Protocol):
+    """Makes a link to a client; options as those of `EngineLink`."""
+
+    def __call__(
+        self, on_outputs: Callable[[EngineCoreOutputs], None], **options: Any
+    ) -> tuple[EngineLink, Client]: ...
 
 
 @pytest.fixture
@@ -68,8 +75,8 @@ def linked(monkeypatch: pytest.MonkeyPatch) -> Linked:
     monkeypatch.setattr(link, "AsyncMPClient", Client)
     monkeypatch.setattr(Executor, "get_class", lambda _: Executor)
 
-    def make(on_outputs: Callable[[EngineCoreOutputs], None]) -> tuple[EngineLink, Client]:
-        engine = EngineLink(LANE, cast(VllmConfig, None), Addresses(), on_outputs)
+    def make(on_outputs: Callable[[EngineCoreOutputs], None], **options: Any) -> tuple[EngineLink, Client]:
+        engine = EngineLink(LANE, cast(VllmConfig, None), Addresses(), on_outputs, **options)
         return engine, cast(Client, engine._client)
 
     return make
@@ -126,6 +133,57 @@ async def test_outputs_that_cannot_be_read_lose_the_lane_instead_of_hanging_its_
     async with asyncio.timeout(1):
         with pytest.raises(LaneLost, match="not a message"):
             await anext(stream)
+    await engine.close()
+
+
+async def test_an_output_that_cannot_be_handed_out_loses_the_lane_instead_of_hanging_its_requests(
+    linked: Linked, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(link.FINISH, FinishReason.LENGTH)
+    engine, client = linked(lambda _: None)
+    stream = await engine.submit(make_request())
+    await anext(stream)
+    client.answer(client.sent[0], [8], FinishReason.LENGTH)
+    async with asyncio.timeout(1):
+        with pytest.raises(LaneLost, match="cannot be read"):
+            await anext(stream)
+    await engine.close()
+
+
+async def test_an_engine_that_hangs_is_lost(linked: Linked) -> None:
+    engine, client = linked(lambda _: None, hang_s=0.2)
+    client.silent = True
+    streams = [await engine.submit(make_request()) for _ in range(2)]
+    begun_s = asyncio.get_running_loop().time()
+    for stream in streams:
+        async with asyncio.timeout(5):
+            with pytest.raises(LaneLost, match=r"lane-0 hangs.*nothing for 0.2 s"):
+                await anext(stream)
+    assert asyncio.get_running_loop().time() - begun_s > 0.15
+    assert engine.broken and engine.hangs
+    await asyncio.wait_for(engine.ended(), 1)
+    await engine.close()
+
+
+async def test_an_engine_that_works_or_has_nothing_to_do_does_not_hang(linked: Linked) -> None:
+    engine, client = linked(lambda _: None, hang_s=0.2)
+    stream = await engine.submit(make_request())
+    for _ in range(5):
+        await asyncio.sleep(0.08)
+        client.answer(client.sent[0], [8])
+        await anext(stream)
+    client.answer(client.sent[0], [9], FinishReason.LENGTH)
+    assert [chunk.token_ids async for chunk in stream][-1] == [9]
+    # It was idle for longer than it may be silent, and is given as long again from its next request on.
+    await asyncio.sleep(0.3)
+    client.silent = True
+    stream = await engine.submit(make_request())
+    await asyncio.sleep(0.1)
+    assert not engine.broken
+    client.answer(client.sent[1], [7], FinishReason.LENGTH)
+    assert (await anext(stream)).token_ids == [7]
+    await asyncio.sleep(0.3)
+    assert not engine.broken
     await engine.close()
 
 

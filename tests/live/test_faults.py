@@ -128,6 +128,22 @@ def test_a_decode_lane_that_is_told_to_end(server: Server) -> None:
     server.wait_idle()
 
 
+def test_a_decode_lane_that_hangs(server: Server) -> None:
+    """It still has a process and sockets; what it serves goes on elsewhere once its silence has lasted too long."""
+    before = server.restarts()
+    with ThreadPoolExecutor(4) as pool:
+        readers = [start(pool, server, temperature=0) for _ in range(4)]
+        victim = readers[0][0].decode_lane
+        assert all(reader.first.wait(30) for reader, _ in readers)
+        assert not readers[0][1].done()
+        kill(server, victim, signal.SIGSTOP)
+        assert all(text.result() for _, text in readers)
+    assert [reader.tokens for reader, _ in readers] == [TOKENS] * len(readers)
+    recovered(server, {victim: before[victim] + 1})
+    assert server.restarts()[beside(victim)] == before[beside(victim)], "the other lane was not touched"
+    server.wait_idle()
+
+
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM], ids=["killed", "told to end"])
 def test_a_prefill_lane_that_ends_costs_no_request(server: Server, by: signal.Signals) -> None:
     before = server.restarts()

@@ -172,7 +172,7 @@ class VllmLane:
         await greet(addresses)
         config = await in_thread(lambda: arguments.vllm_config(keywords))
         try:
-            self._link = EngineLink(self.id, config, addresses, self._take_in)
+            self._link = EngineLink(self.id, config, addresses, self._take_in, self._engine.hang_s)
         except TimeoutError as error:
             raise process.start_error("its engine said that it is ready, and then nothing more") from error
         on_stage("warming up")
@@ -235,11 +235,13 @@ class VllmLane:
 
 
 async def _end(process: EngineProcess, link: EngineLink | None) -> str:
-    """Wait until the process has ended, or should have since its engine is gone; why."""
+    """Wait until the process has ended, or should have since its engine is gone or hangs; why."""
     exiting = asyncio.ensure_future(process.exited())
     ending = asyncio.ensure_future(link.ended()) if link is not None else exiting
     try:
         await asyncio.wait((exiting, ending), return_when=asyncio.FIRST_COMPLETED)
+        if link is not None and link.hangs:
+            return "its engine hangs"
         await asyncio.wait((exiting,), timeout=LEAVE_S)
         return exiting.result() if exiting.done() else f"its engine ended and its process did not within {LEAVE_S:g} s"
     finally:

@@ -38,6 +38,7 @@ FINISH = {
 class EngineLink:
     """Connection to a ready engine core; ends with `close` or when `fail` reports the engine's death.
 
+    hang_s: an engine with work that says nothing for so long is given up, None = never.
     Raises `TimeoutError` when nothing comes from the engine, which may have died since it was ready.
     """
 
@@ -47,8 +48,11 @@ class EngineLink:
         config: VllmConfig,
         addresses: Addresses,
         on_outputs: Callable[[EngineCoreOutputs], None],
+        hang_s: float | None = None,
     ) -> None:
         self.lane = lane
+        self.hangs = False
+        """Whether the engine was given up without having said anything, so that it will not end by itself."""
         # vLLM's client blocks the event loop until that message comes, for 600 s unless an environment variable said
         # otherwise when it was imported. Not in the environment: engines' processes would inherit it.
         core_client.VLLM_ENGINE_READY_TIMEOUT_S = READY_LIMIT_S
@@ -63,6 +67,10 @@ class EngineLink:
         self._numbers = count()
         self._lost: str | None = None
         self._gone = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._hang_s = hang_s
+        self._heard_s = self._loop.time()
+        self._patience: asyncio.TimerHandle | None = None
         self._pump = asyncio.create_task(self._receive(), name="engine outputs")
 
     @property
@@ -87,6 +95,7 @@ class EngineLink:
         # would not be known by it, and its KV given away while it is still to be fetched.
         sent.request_id = f"{request.request_id.replace(',', '_')}/{next(self._numbers)}"
         stream = EngineStream(self, sent.request_id, request.request_id)
+        self._expect()
         self._streams[sent.request_id] = stream
         try:
             await self._client.add_request_async(sent)
@@ -138,6 +147,8 @@ class EngineLink:
             return
         self._lost = reason
         self._gone.set()
+        if self._patience is not None:
+            self._patience.cancel()
         for stream in self._streams.values():
             stream.fail(reason)
         self._streams.clear()
@@ -151,10 +162,30 @@ class EngineLink:
         # vLLM leaves its context to the garbage collector; a restarted lane would add threads and files each time.
         self._client.resources.ctx.destroy(linger=0)
 
+    def _expect(self) -> None:
+        """From now on the engine has something to say; without work, silence means nothing."""
+        if not self._streams:
+            self._heard_s = self._loop.time()
+        if self._patience is None and self._hang_s is not None:
+            self._patience = self._loop.call_at(self._heard_s + self._hang_s, self._listen, self._hang_s)
+
+    def _listen(self, hang_s: float) -> None:
+        self._patience = None
+        if not self._streams:
+            return
+        if self._loop.time() >= self._heard_s + hang_s:
+            self.hangs = True
+            self.fail(f"{self.lane} hangs: it has work and has said nothing for {hang_s:g} s")
+        else:
+            self._patience = self._loop.call_at(self._heard_s + hang_s, self._listen, hang_s)
+
     async def _receive(self) -> None:
         while True:
             try:
                 outputs = await self._client.get_output_async()
+                self._heard_s = self._loop.time()
+                for output in outputs.outputs:
+                    self._hand_out(output, outputs.timestamp)
             except EngineDeadError:
                 self.fail(f"{self.lane} died")
                 return
@@ -163,8 +194,6 @@ class EngineLink:
                 logger.exception("what %s sent cannot be read; see the traceback", self.lane)
                 self.fail(f"{self.lane} is lost: what it sent cannot be read ({one_line(error)})")
                 return
-            for output in outputs.outputs:
-                self._hand_out(output, outputs.timestamp)
             try:
                 self._on_outputs(outputs)
             except Exception:
@@ -180,9 +209,10 @@ class EngineLink:
             # new requests in the same way, perhaps for long: until KV that it holds is fetched or given up.
             self.fail(f"{self.lane} is shutting down")
             return
-        if output.finished:
-            del self._streams[output.request_id]
+        engine_request_id = output.request_id
         stream.push(output, at_s)
+        if output.finished:
+            del self._streams[engine_request_id]
 
 
 class EngineStream:
