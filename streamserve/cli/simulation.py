@@ -1,5 +1,6 @@
 """`streamserve simulate`, `streamserve validate` and `streamserve calibrate`."""
 
+import gc
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -124,6 +125,8 @@ def simulate(
     if out is not None:
         report.made(out)
     sent = plans(given.workload, study.encoder(topology.model) if tokenizer else None)
+    # All that is loaded stays: the collector need not look through it again and again.
+    gc.freeze()
     made = study.run(given, sent, lambda line: print(line, file=sys.stderr, flush=True))
     print(simulated.text(made))
     if out is not None and not study.keep(made, given, out):

@@ -1,5 +1,6 @@
 """`streamserve train`, `streamserve evaluate` and `streamserve tensorboard`."""
 
+import gc
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,8 @@ def train(
     def say(line: str) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
+    # All that is loaded stays: the collector need not look through torch again and again.
+    gc.freeze()
     if resume is not None:
         recipe = training.begun(resume, runs).recipe
         outcome = training.resume(resume, total_timesteps, say, runs, _live_lanes(recipe))

@@ -3,7 +3,7 @@
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from streamserve.signals import LEAST_CHUNK_TOKENS, StepCost
@@ -55,6 +55,7 @@ def test_beyond_what_it_visited_it_goes_straight_on() -> None:
         st.tuples(st.floats(1e-5, 10), st.sampled_from([0, 0, 0, 5, 100]), st.integers(0, 700)), min_size=1, max_size=60
     )
 )
+@example([(1.0, 0, 193), (1e-05, 0, 2), (1e-05, 0, 3)])
 def test_whatever_it_saw_its_table_rises_and_is_positive(steps: list[tuple[float, int, int]]) -> None:
     model = StepCostModel()
     for step in steps:

@@ -9,7 +9,9 @@ from itertools import accumulate, zip_longest
 from operator import mul
 
 import numpy as np
+from numpy.typing import NDArray
 
+from streamserve.compiled import compiled
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim.calibration import Calibration, DraftClass
 from streamserve.lanes.sim.work import Found
@@ -17,10 +19,17 @@ from streamserve.specustream.draft import Draft
 
 NONE = -1
 """The class of a step without a draft."""
+UNDRAWN = -2
+"""Instead of the class of the step before the first."""
 BLOCK_STEPS = 32
 ALL = "mix"
 SURE = 0.9999
 """The most that a token is right with: one that always is would leave no chance with which it is not."""
+
+
+Bounds = tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]
+"""By class its `stay`, that of `NONE` at the end, for -1; the share of the classes up to each; and the same of those
+that are drawn anew."""
 
 
 class Chain:
@@ -33,14 +42,12 @@ class Chain:
         none = max(0.0, 1.0 - sum(each.share for each in classes))
         fresh = [each.share * (1.0 - each.stay) for each in classes]
         whole = sum(fresh) + none
-        self.places = [*range(len(classes)), NONE]
-        """The classes as `bisect` finds them in `shares` and `fresh`."""
-        self.stay = [*(each.stay for each in classes), 0.0]
-        """By class; the last one is `NONE`'s, for -1."""
-        self.shares = list(accumulate(each.share for each in classes))
-        """Share of the classes up to each."""
-        self.fresh = [bound / whole for bound in accumulate(fresh)] if whole else [1.0] * len(classes)
-        """The same of those that are drawn anew."""
+        anew = [bound / whole for bound in accumulate(fresh)] if whole else [1.0] * len(classes)
+        self.bounds: Bounds = (
+            np.array([*(each.stay for each in classes), 0.0]),
+            np.array(list(accumulate(each.share for each in classes)), np.float64),
+            np.array(anew, np.float64),
+        )
 
 
 class Drafts:
@@ -119,6 +126,7 @@ class Luck:
     def __init__(self, chain: Chain, seed: int) -> None:
         self._rng = np.random.Generator(np.random.PCG64(seed))
         self._chain = chain
+        self._block = np.empty(BLOCK_STEPS, np.int64)
         self.places: list[int] = []
         """Class of each step so far drawn, `NONE` = no draft."""
         self.chances: list[float] = []
@@ -132,21 +140,29 @@ class Luck:
     def _draw(self) -> None:
         uniform = self._rng.random(2 * BLOCK_STEPS)
         self.chances += (-uniform[BLOCK_STEPS:]).tolist()
-        chain, places = self._chain, self.places
-        classes, stay, fresh = chain.places, chain.stay, chain.fresh
-        chances = uniform[:BLOCK_STEPS].tolist()
-        if not places:
-            places.append(classes[bisect_left(chain.shares, chances.pop(0))])
-        place = places[-1]
-        for drawn in chances:
-            chance, kept = drawn, stay[place]
-            if kept:
-                if chance < kept:
-                    places.append(place)
-                    continue
-                chance = (chance - kept) / (1.0 - kept)
-            place = classes[bisect_left(fresh, chance)]
-            places.append(place)
+        chain = self._chain
+        last = self.places[-1] if self.places else UNDRAWN
+        _follow(uniform[:BLOCK_STEPS], last, chain.bounds, self._block)
+        self.places += self._block.tolist()
+
+
+@compiled
+def _follow(chances: NDArray[np.float64], last: int, bounds: Bounds, places: NDArray[np.int64]) -> None:
+    """Write a class for each chance, the first after a step of class `last`."""
+    stays, shares, fresh = bounds
+    for step, drawn in enumerate(chances):
+        chance, among = drawn, fresh
+        if last == UNDRAWN:
+            among = shares
+        elif stays[last] > 0.0:
+            if drawn < stays[last]:
+                places[step] = last
+                continue
+            chance = (drawn - stays[last]) / (1.0 - stays[last])
+        last = np.searchsorted(among, chance)
+        if last == len(among):
+            last = NONE
+        places[step] = last
 
 
 class Replay:
