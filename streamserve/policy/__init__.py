@@ -1,1 +1,1 @@
-"""Learned policies at serving time: numpy only, and the one codec that training and serving share."""
+"""Learned policies at serving time: no training library, and the one codec that training and serving share."""
