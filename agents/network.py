@@ -10,8 +10,8 @@ One encoder is shared by all rows (pairs or lanes) and pooled over those present
 
 W4 and b4 start at 0: the untrained policy is the heuristic. The value has an encoder of its own, whose pool is c' (what
 shares one with the policy disturbs it, arXiv 2006.05990), and sees what the policy may not: the context of the twin,
-where there is one (asymmetric actor-critic, arXiv 1710.06542). `streamserve.policy.network` is the policy as it
-is served, with mean and std within W1 and b1.
+where there is one (asymmetric actor-critic, arXiv 1710.06542). `streamserve.policy.network` is the policy in numpy,
+for serving, with mean and std within W1 and b1.
 """
 
 from collections.abc import Mapping

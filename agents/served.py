@@ -20,7 +20,7 @@ HEURISTIC, SCORE, PRESENT, COST = (PAIRS.places[name] for name in ("heuristic", 
 
 
 def served(policy: Policy) -> Act:
-    """The policy's likeliest actions, by the network that `streamserve serve` runs. Its guard is not asked."""
+    """The policy's likeliest actions, by the numpy network that `streamserve serve` runs. Its guard is not asked."""
     network = Network(policy.weights)
     choose = _lanes if policy.card.kind == "spec" else _pairs
 

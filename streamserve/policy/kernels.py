@@ -1,11 +1,12 @@
-"""Kernels: what a policy sees of a routing decision and what its network makes of it, compiled by numba.
+"""Kernels: what a policy sees of a routing decision, compiled by numba.
 
 For the handful of pairs of a decision numpy's calls take many times longer than their work. All that is compiled, and
-what it depends on, is in this file: what numba keeps of it is dropped only when the file changes.
+what it depends on, is in this file: what numba keeps of it is dropped only when the file changes. The network is not
+here: numpy's products and tanh are faster than compiled loops of them.
 """
 
 from functools import cache
-from math import inf, isnan, log, log1p, tanh
+from math import inf, isnan, log, log1p
 from typing import Any
 
 import numpy as np
@@ -45,14 +46,6 @@ Asked = tuple[float, float, float]
 """The request's prompt tokens; seconds left for its first token, and its wish for TPOT, infinite without a wish."""
 Scales = tuple[Places, Floats, Floats, Floats]
 """Per column: its transform, its scale, the least and the greatest that is observed."""
-Layers = tuple[Observed, Observed, Observed, Observed, Observed, Observed, Observed, Observed]
-"""W1, b1, W2, b2, W3, b3, W4, b4 with the matrices transposed: (inputs, outputs)."""
-Scale = tuple[np.float32, np.float32, np.float32]
-"""tau, kappa, penalty."""
-Seen = tuple[Observed, Observed, Observed]
-"""Rows (N, F), what is the same for all (S,), and the heuristic's own rating of each row (N,)."""
-Room = tuple[Observed, Observed, Observed, Observed, Observed]
-"""For what lies between, as wide as the layers are: (W1,), (W1,), (N, W2), (W3,), (W3,)."""
 
 
 @compiled
@@ -176,62 +169,6 @@ def transform(raw: Floats, scales: Scales, seen: Observed) -> None:
         seen[place] = min(max(value, low[place]), high[place])
 
 
-@compiled
-def logits(layers: Layers, scale: Scale, seen: Seen, room: Room, out: Observed) -> None:
-    """Write the forward pass of `network.Weights` for every row: (N, K)."""
-    first, b1, second, b2, third, b3, last, b4 = layers
-    tau, kappa, penalty = scale
-    rows, shared, heuristic = seen
-    base, hidden, each, pooled, deep = room
-    own, count, width = rows.shape[1], len(rows), second.shape[1]
-    base[:] = b1
-    _multiply(shared, first[own:], base)
-    for row in range(count):
-        hidden[:] = base
-        _multiply(rows[row], first[:own], hidden)
-        _tanh(hidden)
-        each[row] = b2
-        _multiply(hidden, second, each[row])
-        _tanh(each[row])
-    # What is the same for all rows is multiplied once and not per row.
-    pooled[:] = b3
-    for unit in range(width):
-        mean, most = np.float32(0.0), each[0, unit]
-        for row in range(count):
-            mean += each[row, unit]
-            most = max(most, each[row, unit])
-        _add(mean * np.float32(1.0 / count), third[width + unit], pooled)
-        _add(most, third[2 * width + unit], pooled)
-    for row in range(count):
-        deep[:] = pooled
-        _multiply(each[row], third[:width], deep)
-        _tanh(deep)
-        rated = out[row]
-        rated[:] = b4
-        _multiply(deep, last, rated)
-        _tanh(rated)
-        for choice in range(len(rated)):
-            rated[choice] = kappa * rated[choice] + tau * (heuristic[row] - (penalty if choice else np.float32(0.0)))
-
-
-@compiled
-def _multiply(vector: Observed, matrix: Observed, sums: Observed) -> None:
-    for place in range(len(vector)):
-        _add(vector[place], matrix[place], sums)
-
-
-@compiled
-def _add(factor: np.float32, vector: Observed, sums: Observed) -> None:
-    for place in range(len(sums)):
-        sums[place] += factor * vector[place]
-
-
-@compiled
-def _tanh(vector: Observed) -> None:
-    for place in range(len(vector)):
-        vector[place] = tanh(vector[place])
-
-
 @cache
 def prepare() -> None:
     """Compile for the types that are used, or load what was: once per process, before the first decision."""
@@ -242,14 +179,11 @@ def prepare() -> None:
     chosen = types.Tuple((places, places, pairs, types.int64))
     asked = types.UniTuple(types.float64, 3)
     scales = types.Tuple((places, floats, floats, floats))
-    seen, rows = types.float32[::1], types.float32[:, ::1]
-    layers = types.Tuple((rows, seen, rows, seen, rows, seen, rows, seen))
-    scale = types.UniTuple(types.float32, 3)
+    seen = types.float32[::1]
     kernels: Any = (
         (observe, (lanes, predicted, chosen, asked, matrix)),
         (crowd, (from_dtype(LANE)[::1], floats)),
         (transform, (floats, scales, seen)),
-        (logits, (layers, scale, types.Tuple((rows, seen, seen)), types.Tuple((seen, seen, rows, seen, seen)), rows)),
     )
     for kernel, signature in kernels:
         kernel.compile(signature)

@@ -1,4 +1,4 @@
-"""Network: how a trained policy rates choices, without the library that trained it.
+"""Network: how a trained policy rates choices, in numpy.
 
 One small network looks at every row (a pair, or a lane) in the same way, so it serves any number of rows, and their
 order does not matter. It corrects the heuristic's own rating by at most `kappa`; untrained it corrects nothing.
@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from streamserve.errors import PolicyError
-from streamserve.policy import kernels
 from streamserve.policy.columns import Observed
 
 HIDDEN = 64
@@ -19,6 +18,8 @@ MASKED = np.float32(-1e8)
 """The logit of what cannot be chosen, as sb3-contrib masks it."""
 MOST_WIDTH = 1024
 """Widest layer that is accepted."""
+BLOCK_ROWS = 32
+"""Rows that are multiplied at once: for larger products BLAS would start threads, on the cores of the lanes."""
 SCALARS = ("tau", "kappa", "penalty")
 
 
@@ -112,40 +113,60 @@ class Network:
     """The forward pass, with its buffers: one caller at a time, and a result is good until the next call."""
 
     def __init__(self, weights: Weights) -> None:
-        kernels.prepare()
         self.weights = weights
-        layers = (
-            (weights.W1, weights.b1),
-            (weights.W2, weights.b2),
-            (weights.W3, weights.b3),
-            (weights.W4, weights.b4),
-        )
-        flat = (np.array(each, order="C") for matrix, bias in layers for each in (matrix.T, bias))
-        self._layers: kernels.Layers = tuple(flat)  # type: ignore[assignment]
-        self._scale = (np.float32(weights.tau), np.float32(weights.kappa), np.float32(weights.penalty))
+        width = weights.W2.shape[0]
+        # Transposed once. What is the same for all rows is multiplied once and not per row.
+        self._first = np.ascontiguousarray(weights.W1.T)
+        self._second = np.ascontiguousarray(weights.W2.T)
+        self._own = np.ascontiguousarray(weights.W3[:, :width].T)
+        self._pooled = np.ascontiguousarray(weights.W3[:, width:].T)
+        self._last = np.ascontiguousarray(weights.W4.T)
+        self._pool = np.empty(2 * width, np.float32)
+        self._penalty = np.zeros(weights.choices, np.float32)
+        self._penalty[1:] = weights.penalty
         self._rows = 0
 
     def logits(self, rows: Observed, shared: Observed, heuristic: Observed) -> Observed:
         """How each choice of each row is rated: (N, K), masked by nobody yet.
 
         rows: (N, F), none of them empty. shared: (S,), what is the same for all. heuristic: (N,), the heuristic's
-        rating of each row. F + S are the network's inputs. Raises `ValueError` if they are not.
+        rating of each row. F + S are the network's inputs.
         """
         count, own = rows.shape
-        if own + len(shared) != self.weights.inputs:
-            raise ValueError(f"the network takes {self.weights.inputs} numbers of a row, got {own} + {len(shared)}")
         if count != self._rows:
             self._make_room(count)
-        kernels.logits(self._layers, self._scale, (rows, shared, heuristic), self._room, self._logits)
+        weights = self.weights
+        base = shared @ self._first[own:]
+        base += weights.b1
+        _product(rows, self._first[:own], self._one)
+        self._one += base
+        np.tanh(self._one, out=self._one)
+        _product(self._one, self._second, self._each)
+        self._each += weights.b2
+        np.tanh(self._each, out=self._each)
+        width = self._each.shape[1]
+        np.add.reduce(self._each, axis=0, out=self._pool[:width])
+        self._pool[:width] *= np.float32(1.0 / count)
+        np.maximum.reduce(self._each, axis=0, out=self._pool[width:])
+        pooled = self._pool @ self._pooled
+        pooled += weights.b3
+        _product(self._each, self._own, self._hidden)
+        self._hidden += pooled
+        np.tanh(self._hidden, out=self._hidden)
+        _product(self._hidden, self._last, self._logits)
+        self._logits += weights.b4
+        np.tanh(self._logits, out=self._logits)
+        self._logits *= np.float32(weights.kappa)
+        self._logits += np.float32(weights.tau) * (heuristic[:, None] - self._penalty)
         return self._logits
 
     def _make_room(self, count: int) -> None:
         weights = self.weights
         self._rows = count
-        first, second, third, last = (len(each) for each in (weights.b1, weights.b2, weights.b3, weights.b4))
-        shapes = ((first,), (first,), (count, second), (third,), (third,))
-        self._room: kernels.Room = tuple(np.empty(shape, np.float32) for shape in shapes)  # type: ignore[assignment]
-        self._logits = np.empty((count, last), np.float32)
+        self._one, self._each, self._hidden, self._logits = (
+            np.empty((count, matrix.shape[0]), np.float32)
+            for matrix in (weights.W1, weights.W2, weights.W3, weights.W4)
+        )
 
 
 def best(logits: Observed, mask: NDArray[np.bool_]) -> tuple[int, int] | None:
@@ -155,3 +176,11 @@ def best(logits: Observed, mask: NDArray[np.bool_]) -> tuple[int, int] | None:
         return None
     row, choice = divmod(int(masked.argmax()), masked.shape[1])
     return row, choice
+
+
+def _product(rows: Observed, matrix: Observed, out: Observed) -> None:
+    if len(rows) <= BLOCK_ROWS:
+        np.matmul(rows, matrix, out=out)
+        return
+    for begin in range(0, len(rows), BLOCK_ROWS):
+        np.matmul(rows[begin : begin + BLOCK_ROWS], matrix, out=out[begin : begin + BLOCK_ROWS])
