@@ -7,9 +7,10 @@ drawn at random, so that a slow stretch of the machine slows a little of everyth
 
 import re
 import shlex
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -30,10 +31,12 @@ from streamserve.bench.calibrate_plan import Agenda, Limits, subjects
 from streamserve.bench.calibrate_report import write_report
 from streamserve.config import EMBEDDED_MODEL, Config, SpeculationConfig
 from streamserve.errors import ConfigError
-from streamserve.lanes.sim.calibration import Origin, calibration_folder, checked, dump
+from streamserve.lanes.sim.answers import packed
+from streamserve.lanes.sim.calibration import Calibration, Origin, calibration_folder, checked, dump
 from streamserve.lanes.sim.fit import Engine, fit
 from streamserve.lanes.sim.fit_drafts import played, played_tokens_per_step
 from streamserve.lanes.sim.fit_logs import DraftLog, Logs
+from streamserve.lanes.sim.replay import replayed
 from streamserve.lanes.vllm import model, version
 from streamserve.lanes.vllm.plan import available_cores, plan
 from streamserve.specustream.history import HistoryDrafter
@@ -42,8 +45,8 @@ from streamserve.specustream.playback import Drafter, Output
 from streamserve.types import LaneId
 from streamserve.workload import prompts
 
-LONGEST_ANSWER = 80
-"""Output tokens of a real prompt: about as many as in our benchmarks, since drafts get better as an answer grows."""
+LONGEST_ANSWER = 128
+"""Output tokens of a real prompt: drafts get better as an answer grows, and longer ones leave time for fewer."""
 LOT = 20
 """Real prompts that a drafter is played back from nothing on: a lane's part of a benchmark's run, before which its
 history is emptied. The more of them it remembers, the better its drafts."""
@@ -95,6 +98,8 @@ def run(options: Options, console: Console) -> Path:
     results.write(options.out / "outputs.json", measured.outputs)
     console.print("fitting", highlight=False)
     found = fit(logs, origin(options), measured.engine, np.random.default_rng(options.seed))
+    recorded = answers(lots[: len(lots) // SHUFFLES], drafter, found.calibration)
+    found = replace(found, calibration=msgspec.structs.replace(found.calibration, answers=recorded))
     path = (options.folder or calibration_folder()) / f"{options.name or default_name(options.config)}.yaml"
     checked(found.calibration, str(path))
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -176,6 +181,17 @@ def draft_logs(lots: Sequence[Sequence[Output]], drafter: Callable[[], Drafter],
     if engine.max_depth and not lots:
         raise ConfigError("no real prompt was run, so nothing is known of drafts: give it more --minutes")
     return played(lots, drafter, engine.max_depth) if engine.max_depth else []
+
+
+def answers(
+    lots: Sequence[Sequence[Output]], drafter: Callable[[], Drafter], calibration: Calibration
+) -> dict[str, tuple[str, ...]]:
+    """By workload, the drafts that each output gives; nothing where nothing is drafted."""
+    texts: dict[str, list[str]] = defaultdict(list)
+    for lot in lots if calibration.max_depth else ():
+        for output, found in zip(lot, replayed(lot, [drafter()], calibration), strict=True):
+            texts[output.workload].append(packed(found))
+    return {workload: tuple(each) for workload, each in sorted(texts.items())}
 
 
 def drafter_lots(outputs: Sequence[Output], rng: np.random.Generator) -> list[list[Output]]:

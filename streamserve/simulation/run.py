@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from streamserve import virtual
 from streamserve.config import Config
+from streamserve.lanes.sim.answers import Answers
 from streamserve.lanes.sim.calibration import Calibration
 from streamserve.lanes.sim.work import Found, SimWork, sim_request
 from streamserve.protocols import Router
@@ -71,14 +72,23 @@ def maker(calibration: Calibration, seed: int = 0, drafts: Sequence[Sequence[Fou
     """Makes requests that know their future, for this calibration's lanes.
 
     A workload whose drafts were not measured has those of all workloads together. seed: other luck with every draft.
-    drafts: of each request of the plan, replayed; none = drawn.
+    drafts: of each request of the plan, replayed; none = those of a recorded answer, or drawn where none was recorded.
     """
+    recorded = calibration.answers
+    if recorded:
+        recorded = {MIX: tuple(text for texts in recorded.values() for text in texts)} | recorded
+    answers = {workload: Answers(texts) for workload, texts in recorded.items()}
 
     def make(request_id: str, number: int, planned: Planned, arrived_s: float, slo: Slo) -> Request:
         workload = planned.workload if planned.workload in calibration.acceptance else MIX
         output_tokens = planned.max_tokens if planned.output_tokens is None else planned.output_tokens
-        found = drafts[number] if drafts else None
-        work = SimWork(output_tokens, workload, seed * 1_000_003 + number, found)
+        own = seed * 1_000_003 + number
+        found: Sequence[Found | None] | None = None
+        if drafts:
+            found = drafts[number]
+        elif workload in answers:
+            found = answers[workload].one(own, output_tokens)
+        work = SimWork(output_tokens, workload, own, found)
         return sim_request(request_id, planned.prompt_token_ids, planned.max_tokens, arrived_s, work, slo)
 
     return make

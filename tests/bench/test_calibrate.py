@@ -168,6 +168,8 @@ def test_a_calibration_of_fake_lanes_finds_how_they_work(tmp_path: Path) -> None
     assert calibration.coupling == pytest.approx((1.0, 1.0), abs=0.02)
     assert calibration.transfer.base_s == pytest.approx(0.005, abs=0.002)
     assert calibration.acceptance["synthetic"] == calibration.acceptance["mix"]
+    outputs = json.loads((tmp_path / "out" / "outputs.json").read_bytes())
+    assert sorted(map(len, calibration.answers["synthetic"])) == sorted(2 * len(each["tokens"]) - 2 for each in outputs)
     assert (calibration.block_tokens, calibration.kv_tokens, calibration.max_depth) == (128, 40_000, 8)
     assert calibration.origin.command == "streamserve calibrate --config cpu-pair --minutes 0.5"
     text = (tmp_path / "out" / "report.md").read_text()

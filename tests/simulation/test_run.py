@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -186,6 +187,27 @@ def test_a_request_knows_its_future() -> None:
     assert unknown.payload == SimWork(30, "mix", 5)
     assert (unknown.arrived_s, unknown.max_tokens, unknown.continuable) == (2.0, 30, True)
     assert maker(CALIBRATION, seed=1)("r", 5, entry, 2.0, NO_SLO).payload.seed != 5
+
+
+def test_a_request_has_the_drafts_of_a_recorded_answer_or_its_own() -> None:
+    recorded = msgspec.structs.replace(CALIBRATION, answers={"code": ("0102", "00"), "chat": ("--",)})
+    entry = planned(1, 0.0, output=3, workload="code")
+    make = maker(recorded)
+    found = {tuple(make("r", number, entry, 0.0, NO_SLO).payload.found) for number in range(40)}
+    assert found == {(None, (0, 1), (0, 2)), (None, (0, 0), (0, 0))}
+    assert make("r", 3, entry, 0.0, NO_SLO).payload == make("r", 3, entry, 9.0, NO_SLO).payload
+    unknown = [make("r", number, planned(1, 0.0, 3, workload="poems"), 0.0, NO_SLO).payload for number in range(40)]
+    assert {each.workload for each in unknown} == {"mix"}
+    assert len({tuple(each.found) for each in unknown}) == 3
+    own = maker(recorded, drafts=[[None, (1, 1), None]])("r", 0, entry, 0.0, NO_SLO).payload
+    assert own.found == [None, (1, 1), None]
+
+
+def test_drafts_that_are_replayed_are_what_a_run_s_speed_comes_from() -> None:
+    sent = plan(0.0, 60.0, output=60)
+    slow, fast = ([[None, *[draft] * 60]] * 2 for draft in ((0, 0), (0, 8)))
+    took_s = [run(sent, replace(QUIET, drafts=drafts)).run.results[0].e2e_s for drafts in (slow, fast)]
+    assert took_s[1] < 0.5 * took_s[0]
 
 
 def test_a_request_may_stop_by_itself() -> None:

@@ -3,6 +3,7 @@
 Written by `streamserve calibrate` to `configs/calibration/<host>-<model>.yaml`.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import yaml
 from streamserve import document
 from streamserve.config import config_folder
 from streamserve.errors import ConfigError
+from streamserve.lanes.sim.answers import unpacked
 
 FORMAT = 1
 
@@ -100,6 +102,8 @@ class Calibration(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     kv_tokens: int
     max_depth: int
     """The deepest that the lane drafted."""
+    answers: dict[str, tuple[str, ...]] = {}
+    """By workload, drafts of recorded answers (`lanes.sim.answers`); without, drafts are drawn from `acceptance`."""
     intervals: dict[str, tuple[float, float]] = {}
     """95 % bootstrap interval by name of the coefficient, e.g. step.prompt_token_s."""
 
@@ -167,4 +171,15 @@ def checked(calibration: Calibration, source: str) -> Calibration:
         rates = [rate for each in classes for rate in (each.share, each.stay, *each.acceptance)]
         if shares > 1 + 1e-6 or not all(0 <= rate <= 1 for rate in rates):
             raise ConfigError(f"{source}: acceptance.{workload}: shares and rates are probabilities, shares sum to 1")
+    for workload, texts in calibration.answers.items():
+        _check_answers(texts, len(calibration.acceptance.get(workload, ())), f"{source}: answers.{workload}")
     return calibration
+
+
+def _check_answers(texts: Sequence[str], classes: int, source: str) -> None:
+    try:
+        found = [each for text in texts for each in unpacked(text) if each is not None]
+    except ValueError as error:
+        raise ConfigError(f"{source}: an answer is pairs of letters, class and right tokens, or --") from error
+    if not texts or any(kind >= classes for kind, _ in found):
+        raise ConfigError(f"{source}: needs an answer, with drafts of the {classes} classes of that workload")
