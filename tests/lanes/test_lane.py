@@ -25,6 +25,7 @@ class Parts:
     """Link, process and addresses of a lane; those that are slow wait for `go`."""
 
     pid = 1
+    hangs = False
 
     def __init__(self, slow: str = "") -> None:
         self.slow = slow
@@ -123,6 +124,18 @@ async def test_a_lane_whose_engine_said_that_it_ends_is_lost_whether_its_process
         parts.gone.set_result("its process ended with status 1")
     reason = await asyncio.wait_for(watch, 2)
     assert ("status 1" in reason) == leaves
+    assert parts.done == ["failed", "closed", "killed", "unlinked"]
+    parts.gone.cancel()
+
+
+async def test_a_lane_whose_engine_hangs_is_not_waited_for() -> None:
+    parts = Parts()
+    parts.hangs = True
+    watch = asyncio.create_task(running(parts).lost())
+    await ticks()
+    assert not watch.done()
+    parts.link_ended.set()
+    assert await asyncio.wait_for(watch, 2) == "its engine hangs"
     assert parts.done == ["failed", "closed", "killed", "unlinked"]
     parts.gone.cancel()
 
