@@ -113,30 +113,19 @@ def test_a_killed_decode_lane(server: Server) -> None:
     server.wait_idle()
 
 
-def test_a_decode_lane_that_is_told_to_end(server: Server) -> None:
-    """vLLM's engine ends its requests as aborted when it gets SIGTERM: that is a loss, not an answer."""
+@pytest.mark.parametrize("by", [signal.SIGTERM, signal.SIGSTOP], ids=["told to end", "hangs"])
+def test_a_decode_lane_that_serves_no_more(server: Server, by: signal.Signals) -> None:
+    """On SIGTERM vLLM's engine ends its requests as aborted: that is a loss, not an answer.
+
+    One that hangs still has a process and sockets: what it serves goes on elsewhere once it was silent for too long.
+    """
     before = server.restarts()
     with ThreadPoolExecutor(4) as pool:
         readers = [start(pool, server, temperature=0) for _ in range(4)]
         victim = readers[0][0].decode_lane
         assert all(reader.first.wait(30) for reader, _ in readers)
         assert not readers[0][1].done()
-        kill(server, victim, signal.SIGTERM)
-        assert all(text.result() for _, text in readers)
-    assert [reader.tokens for reader, _ in readers] == [TOKENS] * len(readers)
-    recovered(server, {victim: before[victim] + 1})
-    server.wait_idle()
-
-
-def test_a_decode_lane_that_hangs(server: Server) -> None:
-    """It still has a process and sockets; what it serves goes on elsewhere once its silence has lasted too long."""
-    before = server.restarts()
-    with ThreadPoolExecutor(4) as pool:
-        readers = [start(pool, server, temperature=0) for _ in range(4)]
-        victim = readers[0][0].decode_lane
-        assert all(reader.first.wait(30) for reader, _ in readers)
-        assert not readers[0][1].done()
-        kill(server, victim, signal.SIGSTOP)
+        kill(server, victim, by)
         assert all(text.result() for _, text in readers)
     assert [reader.tokens for reader, _ in readers] == [TOKENS] * len(readers)
     recovered(server, {victim: before[victim] + 1})

@@ -5,9 +5,7 @@ from itertools import starmap
 
 from streamserve.flowguard.assessment import Assessment, Place
 from streamserve.policy.columns import TINY
-from streamserve.policy.lane_columns import UNCAPPED, control, drafts, trends
-from streamserve.policy.rhythm import Beat
-from streamserve.signals import Signals
+from streamserve.policy.lane_columns import control, drafts, trends
 
 Numbers = tuple[float, ...]
 
@@ -113,50 +111,16 @@ def _median(values: Sequence[float]) -> float:
     return max(TINY, sorted(values)[len(values) // 2])
 
 
-def request(assessment: Assessment) -> Numbers:
-    """The request's numbers."""
-    view = assessment.view
-    asked = view.request
-    ttft_s, tpot_s = asked.slo.ttft_s, asked.slo.tpot_s
-    return (
-        asked.prompt_tokens,
-        asked.max_tokens,
-        view.forecast.expected_tokens,
-        view.waited_s,
-        ttft_s is not None,
-        ttft_s or 0.0,
-        1.0 - view.waited_s / max(TINY, ttft_s) if ttft_s is not None else 0.0,
-        tpot_s is not None,
-        tpot_s or 0.0,
-        asked.splittable,
-        asked.continuable,
-        UNCAPPED if asked.max_depth is None else asked.max_depth,
-        asked.priority,
-    )
-
-
-def context(assessment: Assessment, signals: Signals, beat: Beat) -> Numbers:
-    """The numbers of all lanes together."""
+def crowd(assessment: Assessment) -> Numbers:
+    """What all lanes make up together."""
     lanes = assessment.view.lanes
     count = len(lanes.lanes)
     requests, tokens = lanes.own_requests.tolist(), lanes.prefill_tokens.tolist()
-    doubts = assessment.doubts
     return (
-        signals.queued,
-        beat.fast_per_s / count,
-        beat.slow_per_s / count,
-        beat.gap_s,
-        count,
-        sum(map(signals.ready, signals.lanes)) / count,
-        doubts.suspects.tolist().count(True) / count if doubts.some else 0.0,
-        1.0 if signals.room is None else len(signals.room) / count,
-        int(assessment.view.mask.sum()),
         sum(requests) / count,
         max(requests),
         sum(tokens) / count,
         max(tokens),
         sum(lanes.kv_used.tolist()) / count,
         sum(lanes.step_output.tolist()) / count,
-        assessment.degraded,
-        assessment.probed is not None,
     )

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from streamserve.errors import ConfigError
 from streamserve.flowguard.flowguard import FlowGuard
 from streamserve.policy.codec import Codec
+from streamserve.policy.columns import Columns
 from streamserve.policy.layout import CONTEXT, PAIRS, REQUEST
 from streamserve.policy.question import Answer, Question
 from streamserve.policy.rhythm import Beat
@@ -97,18 +98,40 @@ def test_compiled_it_is_what_plain_python_gathers(request: Request, several: lis
         assessment = flowguard.assess(request, seen)
         question = codec.question(assessment, flowguard.best(assessment), seen, BEAT)
         count = len(question.places)
-        raw = {
-            "pairs": plain.pairs(assessment, question.places, question.heuristic),
-            "request": plain.request(assessment),
-            "context": plain.context(assessment, seen, BEAT),
-        }
-        for name, columns in (("pairs", PAIRS), ("request", REQUEST), ("context", CONTEXT)):
-            observed = question.observation[name]
-            expected = columns.apply(np.array(raw[name], np.float64))
-            np.testing.assert_allclose(
-                observed[:count] if name == "pairs" else observed, expected, rtol=1e-6, atol=1e-6
-            )
+        pairs = np.array(plain.pairs(assessment, question.places, question.heuristic), np.float64)
+        observed = question.observation["pairs"]
+        np.testing.assert_allclose(observed[:count], PAIRS.apply(pairs), rtol=1e-6, atol=1e-6)
+        crowd = slice(CONTEXT.places["requests_per_lane"], CONTEXT.places["step_output_mean"] + 1)
+        expected = Columns(CONTEXT.columns[crowd]).apply(np.array(plain.crowd(assessment), np.float64))
+        np.testing.assert_allclose(question.observation["context"][crowd], expected, rtol=1e-6, atol=1e-6)
         assert not question.observation["pairs"][count:].any()
+
+
+def test_numbers_of_the_request_and_of_all_lanes_are_under_their_names() -> None:
+    request = make_request(prompt=range(160), max_tokens=32, priority=-8, slo=Slo(ttft_s=4.0), arrived_s=-0.5)
+    seen = replace(busy(), queued=7)
+    question, _ = asked(request, seen)
+    named = {
+        name: float(number)
+        for columns, array in ((REQUEST, "request"), (CONTEXT, "context"))
+        for name, number in zip(columns.places, question.observation[array], strict=True)
+    }
+    expected = {
+        "prompt_tokens": math.log1p(10),
+        "max_tokens": math.log1p(2),
+        "waited_s": math.log1p(10),
+        "ttft_slack": 0.75,
+        "has_tpot_slo": 0.0,
+        "priority": -2.0,
+        "queued": math.log1p(7),
+        "gap_s": math.log1p(3),
+        "lanes": math.log1p(1),
+        "pairs": math.log1p(2),
+        "most_requests": math.log1p(4),
+        "degraded": 0.0,
+        "probed": 0.0,
+    }
+    assert {name: named[name] for name in expected} == pytest.approx(expected, rel=1e-5)
 
 
 @settings(max_examples=40)
