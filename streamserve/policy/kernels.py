@@ -24,8 +24,6 @@ Places = NDArray[np.int64]
 
 TINY = 1e-9
 HUGE = 1e30
-PAIR_COLUMNS = 48
-"""`layout.PAIRS`: as many as `observe` writes for a pair."""
 CROWD_COLUMNS = 6
 """Of `layout.CONTEXT`: those that are sums and extremes over the lanes."""
 MAX_RUNNING, LEAST_STEP_S, SPECULATION = OWN = (0, 1, 2)
@@ -50,7 +48,7 @@ Scales = tuple[Places, Floats, Floats, Floats]
 
 @compiled
 def observe(lanes: Lanes, predicted: Predicted, chosen: Chosen, asked: Asked, raw: Floats) -> None:
-    """Write the raw numbers of `layout.PAIRS`: (N, `PAIR_COLUMNS`)."""
+    """Write the raw numbers of `layout.PAIRS`: (N, F)."""
     numbers, own, silent_s, suspects = lanes
     prefills, decodes, places, heuristic = chosen
     least = _least(predicted, places)
