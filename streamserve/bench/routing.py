@@ -6,8 +6,8 @@ over the same lanes, whose prefix caches are emptied before each run; ratios are
 are fixed, so every system makes the same tokens. Runs lie in `--out`, one JSON file each; started again with the same
 settings, it goes on where it stopped.
 
-Systems are written ROUTER, then +ORDER, +direct (no late binding) or +late (always), and +policy=FOLDER (a trained
-policy on top); the first is compared to all others.
+Systems are written ROUTER, then +ORDER, +direct (no late binding) or +late (always), +own (no request is split), and
++policy=FOLDER (a trained policy on top); the first is compared to all others.
 """
 
 import argparse

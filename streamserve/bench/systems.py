@@ -17,6 +17,7 @@ LANES = "lanes"
 PLAIN = "plain"
 DIRECT: Literal["direct"] = "direct"
 LATE: Literal["late"] = "late"
+OWN: Literal["own"] = "own"
 POLICY = "+policy="
 ORDERS: tuple[str, ...] = get_args(get_type_hints(SchedulerConfig)["order"])
 
@@ -31,6 +32,8 @@ class System:
     order: str
     binding: Literal["auto", "direct", "late"] = "auto"
     """Whether requests wait in our queue while every lane is busy with prompts: as configured, never, always."""
+    own_pairs: bool = False
+    """Whether every lane is paired with itself only, so that no request is split, whatever the configured pairs."""
     policy: str | None = None
     """The trained policy on top of the router: a folder, or a shipped one's name."""
 
@@ -48,7 +51,8 @@ class System:
         settings = msgspec.structs.replace(config.scheduler, **scheduler)
         source = "heuristic" if self.policy is None else self.policy
         policy = msgspec.structs.replace(config.policy, source=source)
-        return msgspec.structs.replace(config, router=self.router, scheduler=settings, policy=policy)
+        pairs = OWN if self.own_pairs else config.pairs
+        return msgspec.structs.replace(config, router=self.router, scheduler=settings, policy=policy, pairs=pairs)
 
     def switch(self, ready: Rig) -> PolicySwitch | None:
         """Its policy as a new router, guard and all; None without one. Raises `PolicyError`."""
@@ -65,7 +69,7 @@ PLAIN_ENGINE = System(PLAIN, PLAIN, "round_robin", "fcfs", DIRECT)
 
 
 def parse(text: str, order: str, live: bool = False) -> System:
-    """A system from its text: ROUTER, then +ORDER, +direct or +late for its binding, and +policy=FOLDER at the end.
+    """A system from its text: ROUTER, then +ORDER, +direct or +late, +own, and +policy=FOLDER at the end.
 
     live: of live lanes; only they are served with policies here. Raises `ConfigError`.
     """
@@ -74,6 +78,7 @@ def parse(text: str, order: str, live: bool = False) -> System:
         raise ConfigError(f"system {text!r}: compare policies over simulated lanes with streamserve evaluate")
     router, *modifiers = plain.split("+")
     binding: Literal["auto", "direct", "late"] = "auto"
+    own_pairs = False
     for modifier in modifiers:
         if modifier in ORDERS:
             order = modifier
@@ -81,10 +86,12 @@ def parse(text: str, order: str, live: bool = False) -> System:
             binding = DIRECT
         elif modifier == LATE:
             binding = LATE
+        elif modifier == OWN:
+            own_pairs = True
         else:
-            known = f"{DIRECT}, {LATE} or an order ({', '.join(ORDERS)}), with policy=FOLDER at the end"
+            known = f"{DIRECT}, {LATE}, {OWN} or an order ({', '.join(ORDERS)}), with policy=FOLDER at the end"
             raise ConfigError(f"system {text!r}: {modifier!r} is none of {known}")
-    return System(text, LANES, router, order, binding, policy or None)
+    return System(text, LANES, router, order, binding, own_pairs, policy or None)
 
 
 def configs(lanes: int, cores: int, baseline_depth: int | None, overrides: Sequence[str]) -> Mapping[str, Config]:

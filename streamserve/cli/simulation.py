@@ -38,7 +38,7 @@ def simulate(
     routers: Annotated[
         str | None,
         typer.Option(
-            help="ROUTER, ROUTER+ORDER or ROUTER+direct; default: the configured. hindsight:TRIES or "
+            help="ROUTER, then +ORDER, +direct, +late or +own; default: the configured. hindsight:TRIES or "
             "hindsight:TRIES:p99|goodput searches for the best mean, p99 or goodput that routing could have had.",
             metavar="NAME,...",
         ),
@@ -156,7 +156,7 @@ def validate(
     ] = None,
     routers: Annotated[
         str | None,
-        typer.Option(help="ROUTER, ROUTER+ORDER or ROUTER+direct; default: the configured.", metavar="NAME,..."),
+        typer.Option(help="ROUTER, then +ORDER, +direct, +late or +own; default: the configured.", metavar="NAME,..."),
     ] = None,
     arrivals: Annotated[
         list[str] | None,

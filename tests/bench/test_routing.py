@@ -46,7 +46,8 @@ def test_a_system_is_a_router_with_an_order_and_a_binding() -> None:
     assert systems.parse("flowguard", "fcfs").order == "fcfs"
     made = systems.parse("least_loaded+shortest_work+direct", "fcfs")
     assert (made.router, made.order, made.binding) == ("least_loaded", "shortest_work", "direct")
-    with pytest.raises(ConfigError, match="none of direct, late or an order"):
+    assert systems.parse("flowguard+own", "fcfs").over(systems.configs(2, 2, None, [])["lanes"]).pairs == "own"
+    with pytest.raises(ConfigError, match="none of direct, late, own or an order"):
         systems.parse("flowguard+fastest", "fcfs")
 
 
