@@ -38,7 +38,8 @@ class LaneConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 class EngineConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """What every lane's vLLM engine is given."""
 
-    dtype: str = "bfloat16"
+    dtype: str = "auto"
+    """Of weights and computation; auto = on a GPU the model's own, on a CPU bfloat16 or float32, as is faster."""
     max_model_len: int | None = None
     """Tokens of prompt and output together; None = the model's own limit."""
     kv_cache_gib: float = 1.0

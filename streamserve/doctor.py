@@ -7,12 +7,14 @@ from enum import StrEnum
 
 from streamserve.config import Config
 from streamserve.errors import SetupError
+from streamserve.lanes.vllm.dtype import bytes_each, chosen
 from streamserve.lanes.vllm.memory import FRONT_GIB, lane_memory_gib
 from streamserve.lanes.vllm.plan import plan
 from streamserve.lanes.vllm.version import SUPPORTED
 from streamserve.machine import Machine
 
 EMBEDDED_WEIGHTS_GIB = 0.27
+"""In bfloat16."""
 PREFERENCE = ("gpu-two-pairs", "gpu-shared", "cpu-pair", "unified")
 """Which shipped configuration to recommend: the first that this machine can run."""
 
@@ -136,7 +138,7 @@ def _instructions(machine: Machine) -> Iterator[Finding]:
     elif "avx512f" in flags:
         yield Finding(Level.WARNING, "AVX-512 without bf16: CPU lanes convert every number, which is slower")
     elif "avx2" in flags:
-        yield Finding(Level.WARNING, "no AVX-512: CPU lanes fall back to vLLM's AVX2 kernels, which are much slower")
+        yield Finding(Level.WARNING, "no AVX-512: CPU lanes compute in float32 by AVX2, which is slower")
     elif machine.arch == "aarch64":
         yield Finding(Level.OK, f"Arm {'with' if 'bf16' in flags else 'without'} bf16 instructions")
     else:
@@ -221,7 +223,8 @@ def _cpu_obstacles(machine: Machine, config: Config) -> Iterator[str]:
         count = sum(lane.cores or len(usable) for lane in config.lanes if isinstance(lane.cores, int))
         wanted = [_count(count, "core")] * bool(count) + [f"core {ranges(named)}"] * bool(named)
         yield f"needs {' and '.join(wanted)}; this process has {len(usable)} ({ranges(usable)})"
-    lane_gib = lane_memory_gib(config.engine.kv_cache_gib, EMBEDDED_WEIGHTS_GIB)
+    times = (bytes_each(chosen(config.engine.dtype, "cpu", machine.cpu_flags)) or 2) / 2
+    lane_gib = lane_memory_gib(config.engine.kv_cache_gib, times * EMBEDDED_WEIGHTS_GIB)
     need_gib = FRONT_GIB + len(config.lanes) * lane_gib
     if need_gib > machine.memory_gib:
         yield f"needs about {need_gib:.1f} GiB of memory; {machine.memory_gib:.1f} GiB is available"

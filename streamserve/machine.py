@@ -11,6 +11,7 @@ from pathlib import Path
 
 from streamserve.errors import SetupError
 from streamserve.lanes.vllm import model
+from streamserve.lanes.vllm.dtype import cpu_flags
 from streamserve.lanes.vllm.plan import available_cores
 
 GIB = 1024**3
@@ -86,7 +87,7 @@ def inspect_machine(port: int = 8000) -> Machine:
         python=platform.python_version(),
         core_ids=available_cores() if linux else tuple(range(os.cpu_count() or 1)),
         cpu_limit=cpu_limit(_CGROUPS),
-        cpu_flags=_cpu_flags(_text(Path("/proc/cpuinfo"))),
+        cpu_flags=tuple(flag for flag in _FLAGS if flag in cpu_flags()),
         memory_gib=available_memory_gib(),
         gpus=gpus,
         gpu_driver=driver,
@@ -181,12 +182,6 @@ def _named(index: int, uuid: str, visible: str) -> bool:
     """Whether CUDA_VISIBLE_DEVICES names the device: by its index, its UUID, or how that begins."""
     names = [name.strip() for name in visible.split(",")]
     return any(name == str(index) or (name.startswith("GPU-") and uuid.startswith(name)) for name in names)
-
-
-def _cpu_flags(cpuinfo: str) -> tuple[str, ...]:
-    lines = (line for line in cpuinfo.splitlines() if line.startswith(("flags", "Features")))
-    present = set(next(lines, "").split())
-    return tuple(flag for flag in _FLAGS if flag in present)
 
 
 def _text(path: Path) -> str:

@@ -5,7 +5,7 @@ All instants are seconds of the running event loop's clock (`streamserve.clock.n
 
 from bisect import bisect_left
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from operator import attrgetter
 
@@ -183,10 +183,19 @@ class LaneLoad:
     prefill_requests: int = 0
     prefill_tokens: int = 0
     decode_requests: int = 0
+    awaited_requests: int = 0
+    """Of the decode requests, those whose prompt another lane computes: nothing that this engine has yet."""
+    given_s: float = field(default=0.0, compare=False)
+    """When its engine was given something last."""
 
     @property
     def requests(self) -> int:
         return self.prefill_requests + self.decode_requests
+
+    @property
+    def owed(self) -> int:
+        """Parts of requests that its engine has."""
+        return self.requests - self.awaited_requests
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ def build(config: Config, model: str, plans: Sequence[LanePlan]) -> Front:
     """Load the tokenizer and what goes with it; raises what vLLM raises on a model it cannot serve."""
     # Told of drafting, vLLM refuses requests with min_p or logit_bias. Our lanes serve them, unless their workers are
     # processes of their own, which `lanes.vllm.sampling` does not reach.
-    refusing = config.speculation if plans[0].tensor_parallel_size > 1 else None
+    refusing = config.speculation if any(plan.tensor_parallel_size > 1 for plan in plans) else None
     vllm_config = arguments.vllm_config(arguments.engine_arguments(model, config.engine, plans[0], refusing))
     renderer = renderer_from_config(vllm_config)
     metrics = EngineMetrics(vllm_config, len(plans))

@@ -68,7 +68,10 @@ def _describe(signals: Signals, lane: LaneId, at_s: float) -> dict[str, Any]:
     report["age_s"] = _age_s(report.pop("at_s"), at_s)
     report["device"]["age_s"] = _age_s(report["device"].pop("at_s"), at_s)
     report["depth"] = snapshot.depth and _control(snapshot.depth)
-    return {**report, "dispatched": dataclasses.asdict(signals.load[lane])}
+    dispatched = dataclasses.asdict(signals.load[lane])
+    # Our clock means nothing elsewhere.
+    del dispatched["given_s"]
+    return {**report, "dispatched": dispatched}
 
 
 def _age_s(instant_s: float, at_s: float) -> float | None:

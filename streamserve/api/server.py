@@ -13,6 +13,8 @@ from contextlib import AsyncExitStack, closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import psutil
+
 from streamserve.config import Config, ServerConfig
 from streamserve.errors import SetupError, one_line
 from streamserve.lanes.vllm import environment, model, version
@@ -200,7 +202,7 @@ def _url(listener: socket.socket) -> str:
 
 
 def _log_folder() -> Path:
-    """A new folder for this run's logs; the newest few of earlier runs are kept."""
+    """A new folder for this run's logs; those of the newest runs are kept, and of servers that still run."""
     root = model.cache_folder() / "logs"
     folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}"
     try:
@@ -210,7 +212,9 @@ def _log_folder() -> Path:
             f"logs cannot be written to {folder} ({error.strerror}): set STREAMSERVE_CACHE to a folder that can be"
         ) from error
     for old in sorted(root.iterdir())[:-KEPT_LOG_FOLDERS]:
-        shutil.rmtree(old, ignore_errors=True)
+        pid = old.name.rpartition("-")[2]
+        if not (pid.isdecimal() and psutil.pid_exists(int(pid))):
+            shutil.rmtree(old, ignore_errors=True)
     return folder
 
 

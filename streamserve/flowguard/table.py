@@ -158,7 +158,7 @@ class LaneTable:
                     continue
                 if known.snapshot.restarts != snapshot.restarts:
                     restarted.append(snapshot.lane)
-                if known.load.requests:
+                if known.load.owed:
                     busy_since_s = known.busy_since_s
             sources[place] = source = _Source(snapshot, load, cost, fresh, busy_since_s, gained)
             PACKED_ROW.pack_into(self._packed, LANE.itemsize * place, *_row(source))
@@ -199,8 +199,10 @@ def _row(source: _Source) -> tuple[float, ...]:
     transfer_s = lane.transfer_s.slow_s
     batch = prefill_requests + decoding
     kv_used, pressure = _finite(lane.kv_used), _finite(_pressure(lane.device))
+    # An engine that has said since it was given something that it has nothing is idle, even if a client reads slowly.
+    idle = not load.owed or (lane.at_s > load.given_s and not (lane.running or lane.waiting))
     row = (
-        max(lane.at_s, busy_since_s) if requests else NEVER_S,
+        NEVER_S if idle else max(lane.at_s, busy_since_s),
         UNKNOWN if transfer_s is None else transfer_s,
         load.prefill_tokens,
         decode_requests,

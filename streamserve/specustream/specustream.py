@@ -199,6 +199,8 @@ class SpecuStream:
         self._draft_tokens += draft_tokens
         if self._last:
             self._last.step_s = step_s
+            # What was computed of prompts, which may be less than what was expected: their KV may not have fitted.
+            self._last.prefill_tokens = prefill_tokens
             self._last.draft_tokens = draft_tokens
 
     def forget(self, request_id: str) -> None:

@@ -90,7 +90,12 @@ class TestLanes:
             "price": 1.0,
             "max_depth": None,
         }
-        assert lane["dispatched"] == {"prefill_requests": 0, "prefill_tokens": 0, "decode_requests": 0}
+        assert lane["dispatched"] == {
+            "prefill_requests": 0,
+            "prefill_tokens": 0,
+            "decode_requests": 0,
+            "awaited_requests": 0,
+        }
 
     async def test_every_signal_is_shown_with_ages_for_instants(self, rack: Rack) -> None:
         snapshot = full_lane(LaneId("a"), at_s=now() - 5, device=DeviceSignals(now() - 2, 1.0))
@@ -115,8 +120,8 @@ class TestLanes:
             lane["lane"]: lane["dispatched"] for lane in (await http.get("/streamserve/lanes")).json()["lanes"]
         }
         assert dispatched == {
-            "a": {"prefill_requests": 1, "prefill_tokens": 5, "decode_requests": 0},
-            "b": {"prefill_requests": 0, "prefill_tokens": 0, "decode_requests": 1},
+            "a": {"prefill_requests": 1, "prefill_tokens": 5, "decode_requests": 0, "awaited_requests": 0},
+            "b": {"prefill_requests": 0, "prefill_tokens": 0, "decode_requests": 1, "awaited_requests": 1},
         }
         rack["a"].free()
         await reading

@@ -4,6 +4,7 @@ import socket
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import psutil
 import pytest
 
 from streamserve.api import server
@@ -51,3 +52,14 @@ def test_logs_that_cannot_be_written_end_the_start(monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("STREAMSERVE_CACHE", str(tmp_path / "file"))
     with pytest.raises(SetupError, match="set STREAMSERVE_CACHE"):
         server._log_folder()
+
+
+def test_old_logs_go_but_for_those_of_servers_that_still_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("STREAMSERVE_CACHE", str(tmp_path))
+    monkeypatch.setattr(psutil, "pid_exists", lambda pid: pid == 7)
+    names = [f"20260101-0000{second:02d}-{second}" for second in range(14)]
+    for name in names:
+        (tmp_path / "logs" / name).mkdir(parents=True)
+    folder = server._log_folder()
+    kept = names[7:8] + names[-server.KEPT_LOG_FOLDERS + 1 :]
+    assert sorted(each.name for each in (tmp_path / "logs").iterdir()) == sorted({*kept, folder.name})

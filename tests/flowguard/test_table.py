@@ -79,3 +79,21 @@ def test_silence_begins_when_there_is_work() -> None:
     assert silent_s == [0.0, 5.0]
     assert table.read(signals(known, at_s=70.0)).silent_s.item() < 0
     assert table.read(signals(known, load=work, at_s=80.0)).silent_s.item() == 0.0
+
+
+@pytest.mark.parametrize(
+    ("load", "running", "idle"),
+    [
+        (LaneLoad(decode_requests=1, given_s=1.0), 0, True),
+        (LaneLoad(decode_requests=1, given_s=1.0), 1, False),
+        (LaneLoad(decode_requests=1, given_s=3.0), 0, False),
+        (LaneLoad(decode_requests=2, awaited_requests=2, given_s=3.0), 1, True),
+        (LaneLoad(decode_requests=2, awaited_requests=1, given_s=3.0), 0, False),
+    ],
+    ids=["its client does not read", "it decodes", "it was given more", "KV is to come", "KV has come"],
+)
+def test_a_lane_whose_engine_has_nothing_is_not_silent(load: LaneLoad, running: int, idle: bool) -> None:
+    table = LaneTable()
+    known = lane(A, at_s=2.0, running=running)
+    table.read(signals(known, load={A: load}, at_s=3.0))
+    assert (table.read(signals(known, load={A: load}, at_s=50.0)).silent_s.item() < 0) == idle

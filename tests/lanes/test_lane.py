@@ -9,7 +9,7 @@ import pytest
 from vllm.v1.engine import EngineCoreOutput, EngineCoreRequest, FinishReason
 
 from streamserve.config import EngineConfig, SpeculationConfig
-from streamserve.errors import LaneStartError
+from streamserve.errors import LaneLost, LaneStartError
 from streamserve.lanes.vllm import lane as lanes
 from streamserve.lanes.vllm.handshake import Addresses
 from streamserve.lanes.vllm.lane import VllmLane
@@ -126,6 +126,26 @@ async def test_a_lane_whose_engine_said_that_it_ends_is_lost_whether_its_process
     assert ("status 1" in reason) == leaves
     assert parts.done == ["failed", "closed", "killed", "unlinked"]
     parts.gone.cancel()
+
+
+async def test_an_engine_that_hangs_while_it_warms_up_did_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def connect(*_: Any) -> None:
+        lane._link = cast(Any, process)
+        raise LaneLost("lane-0 hangs", lane=lane.id)
+
+    async def at_once(function: Callable[[], Any]) -> Any:
+        return None
+
+    monkeypatch.setattr(lanes, "in_thread", at_once)
+    process = Parts()
+    process.hangs = True
+    process.link_ended.set()
+    lane = make_lane(Starter(process))
+    monkeypatch.setattr(lane, "_connect", connect)
+    with pytest.raises(LaneStartError, match="did not start: its engine hangs"):
+        await asyncio.wait_for(lane.start(lambda _lane, _stage: None), 2)
+    assert process.done == ["failed", "closed", "killed"]
+    process.gone.cancel()
 
 
 async def test_a_lane_whose_engine_hangs_is_not_waited_for() -> None:

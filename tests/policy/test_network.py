@@ -69,13 +69,14 @@ def test_the_number_of_rows_may_change_between_calls() -> None:
 @settings(deadline=None)
 @given(st.integers(0, 1000), st.permutations(range(6)))
 @example(336, [0, 2, 4, 3, 5, 1])
+@example(109, [0, 1, 3, 4, 2, 5])
 def test_permuting_rows_permutes_the_answer(seed: int, order: list[int]) -> None:
     network = Network(weights(seed))
     each, shared, heuristic = inputs(seed, 6)
     straight = network.logits(each, shared, heuristic).copy()
     permuted = network.logits(each[order], shared, heuristic[order])
-    # Sums over the rows are rounded by their order.
-    np.testing.assert_allclose(permuted, straight[order], rtol=1e-5, atol=1e-5)
+    # Sums over the rows are rounded by their order, in float32, and the layers after them widen that tenfold.
+    np.testing.assert_allclose(permuted, straight[order], rtol=1e-4, atol=1e-4)
 
 
 def test_untrained_it_rates_as_the_heuristic() -> None:

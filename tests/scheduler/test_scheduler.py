@@ -37,11 +37,11 @@ async def test_load_is_counted_from_dispatch_to_prefilled_to_the_end() -> None:
         rack["b"].hold("token")
         reading = rack.read(make_request(max_tokens=2))
         await ticks()
-        decoding = LaneLoad(decode_requests=1)
-        assert rack.load == {LaneId("a"): LaneLoad(prefill_requests=1, prefill_tokens=3), LaneId("b"): decoding}
+        awaiting = LaneLoad(decode_requests=1, awaited_requests=1)
+        assert rack.load == {LaneId("a"): LaneLoad(prefill_requests=1, prefill_tokens=3), LaneId("b"): awaiting}
         rack["a"].free()
         await ticks()
-        assert rack.load == {LaneId("a"): LaneLoad(), LaneId("b"): decoding}
+        assert rack.load == {LaneId("a"): LaneLoad(), LaneId("b"): LaneLoad(decode_requests=1)}
         rack["b"].free()
         await reading
         await rack.assert_empty()

@@ -32,6 +32,7 @@ class Lane:
     def __init__(
         self, default: DepthControl, requests: int = 2, right: int = 8, cost: StepCost = CHEAP, length: int = 8
     ) -> None:
+        self.expected_tokens = 0
         self.clock = Clock()
         self.specustream = SpecuStream(default, 8, self.clock)
         self.drafts = {f"r{request}": RunningDraft(counting(length)) for request in range(requests)}
@@ -39,7 +40,7 @@ class Lane:
         self.cost = cost
 
     def decide(self, kv_used: float = 0.1, preempted: bool = False) -> Mapping[str, int]:
-        return self.specustream.decide(self.drafts, len(self.drafts), 0, kv_used, preempted)
+        return self.specustream.decide(self.drafts, len(self.drafts), self.expected_tokens, kv_used, preempted)
 
     def step(self, steps: int = 1) -> Mapping[str, int]:
         depths: Mapping[str, int] = {}
@@ -191,6 +192,13 @@ def test_speculation_that_does_not_pay_is_suspended_and_tried_again() -> None:
     assert lane.specustream.fallbacks >= 2
     assert any(suspended[index : index + 64] == [True] * 64 for index in range(336))
     assert not all(suspended[200:])
+
+
+def test_prompts_that_were_expected_and_did_not_come_do_not_make_speculation_look_good() -> None:
+    lane = Lane(DepthControl(price=0.0), requests=4, right=1, cost=StepCost())
+    lane.expected_tokens = 2048
+    lane.step(400)
+    assert lane.specustream.fallbacks >= 2
 
 
 def test_now_and_then_a_step_without_drafts_shows_what_they_gain() -> None:

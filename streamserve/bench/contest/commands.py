@@ -16,7 +16,7 @@ from streamserve.bench.contest import bound
 from streamserve.bench.contest.place import Place
 from streamserve.bench.contest.process import Process
 from streamserve.errors import SetupError
-from streamserve.lanes.vllm import environment
+from streamserve.lanes.vllm import dtype, environment
 from streamserve.lanes.vllm.plan import LanePlan
 from streamserve.types import LaneId
 
@@ -80,7 +80,7 @@ def engine(place: Place, wanted: Engine) -> Process:
 
 def _cpu_flags(wanted: Engine) -> list[str]:
     # Compiling takes 100 s more at start and gains nothing on these kernels.
-    flags = ["--dtype", "bfloat16", "--enforce-eager"]
+    flags = ["--dtype", dtype.chosen("auto", "cpu"), "--enforce-eager"]
     return flags if wanted.stock else [*flags, "--distributed-executor-backend", "uni"]
 
 

@@ -51,6 +51,11 @@ class Batch:
         return self._waiting_tokens + self._partial_tokens
 
     @property
+    def next_tokens(self) -> int:
+        """Those of them that the next step may compute: with a full batch, only the prompts that are begun."""
+        return self.queued_tokens if len(self.running) < self._max_running else self._partial_tokens
+
+    @property
     def found_share(self) -> float:
         """Share of the tokens of admitted requests that were found in the cache."""
         return self.found_tokens / self.queried_tokens if self.queried_tokens else 0.0

@@ -76,7 +76,7 @@ class Planner:
         self, decoding: list[Running], drafts: Drafts, depths: Depths, begin: Callable[[Stretch], None]
     ) -> Stretch | None:
         batch = self._batch
-        prompt_tokens = min(batch.queued_tokens, self._room(len(decoding)))
+        prompt_tokens = min(batch.next_tokens, self._room(len(decoding)))
         load = Load(len(decoding), prompt_tokens, batch.cache.share, batch.preempted)
         known = depths.known(load)
         draws = [running.draft for running in decoding]

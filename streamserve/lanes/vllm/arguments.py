@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from streamserve.config import EngineConfig, SpeculationConfig
 from streamserve.lanes.vllm.controls import encoded
+from streamserve.lanes.vllm.dtype import chosen
 from streamserve.lanes.vllm.plan import LanePlan
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ def engine_arguments(
     """
     arguments: dict[str, Any] = {
         "model": model,
-        "dtype": engine.dtype,
+        "dtype": chosen(engine.dtype, plan.device),
         "max_model_len": engine.max_model_len,
         "max_num_seqs": engine.max_running,
         "max_num_batched_tokens": engine.max_step_tokens,

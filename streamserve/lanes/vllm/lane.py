@@ -159,8 +159,8 @@ class VllmLane:
                 raise process.start_error(exiting.result())
             await coming
         except LaneLost:
-            # It said that it dies; how, its process tells.
-            raise process.start_error(await exiting) from None
+            # It said that it dies, or says nothing any more; how, its process tells, if it ends.
+            raise process.start_error(await _end(process, self._link)) from None
         finally:
             coming.cancel()
             exiting.cancel()

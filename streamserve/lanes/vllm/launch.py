@@ -50,6 +50,8 @@ class Launcher:
 
     def prepare(self) -> None:
         """Start importing vLLM in the background; returns at once and does nothing while that process lives."""
+        # Somebody may have tidied up since, and a lane that cannot open its log cannot start.
+        self.log_folder.mkdir(parents=True, exist_ok=True)
         if self._forked:
             with environment.exported(self._variables):
                 forkserver.ensure_running()
@@ -155,6 +157,9 @@ async def in_thread(function: Callable[[], T]) -> T:
     result: Future[T] = Future()
 
     def call() -> None:
+        # Whoever waited may have gone before this began, or go at any moment: from here on it cannot be cancelled.
+        if not result.set_running_or_notify_cancel():
+            return
         try:
             result.set_result(function())
         except BaseException as error:

@@ -150,7 +150,9 @@ class LaneScheduler(Scheduler):
                 drafts[request.request_id] = RunningDraft(draft, cap)
         if not decoding:
             return
-        prefill_tokens += self._waiting_tokens()
+        # With a full batch nobody who waits is let in; beside prompts that are not there, drafts would look free.
+        if len(self.running) < self.max_num_running_reqs:
+            prefill_tokens += self._waiting_tokens()
         most = self._specustream.cost.chunk_tokens(decoding, self._stall_s, self.max_num_scheduled_tokens)
         depths = self._specustream.decide(
             drafts,
