@@ -61,12 +61,14 @@ def _serve(spec: EngineSpec, reports: Connection) -> None:
     from vllm.v1.executor import Executor
 
     from streamserve.lanes.vllm.nucleus import sort_values_only
+    from streamserve.lanes.vllm.rebinding import spare_llvmlite
     from streamserve.lanes.vllm.sampling import keep_min_p_and_logit_bias
     from streamserve.lanes.vllm.verification import correct_verification
 
     keep_min_p_and_logit_bias()
     correct_verification()
     sort_values_only()
+    spare_llvmlite()
     reports.send(Report("stage", "reading the model's configuration"))
     config = arguments.vllm_config(spec.arguments)
     reports.send(Report("stage", "loading weights"))
