@@ -8,7 +8,7 @@ import numpy as np
 
 from agents.statistics import Estimate, Statistic, estimate, iqm, mean, relative
 from agents.trial import Act, Episode, MakeEnv, gains, play
-from streamserve.types import Finish, Slo
+from streamserve.types import Slo
 
 AT_ONCE = 16
 """Episodes that run side by side."""
@@ -138,7 +138,7 @@ def compare(
 def figures(episode: Episode, slo: Slo) -> Figures:
     """The figures of an episode."""
     results = [replace(each, slo=slo) for each in episode.results]
-    finished = [each for each in results if each.finish in (Finish.STOP, Finish.LENGTH)]
+    finished = [each for each in results if each.finish.by_itself]
     e2e = [each.e2e_s for each in finished] or [float("nan")]
     ttft = [each.ttft_s for each in finished if each.ttft_s is not None] or [float("nan")]
     tpot = [each.tpot_s for each in finished if each.tpot_s is not None] or [float("nan")]

@@ -58,8 +58,12 @@ class Folder:
             raise ConfigError(
                 f"{folder.path} is there already: go on with --resume {name}, or give another --name"
             ) from error
-        whole.write(folder.path / "begun.yaml", yaml.safe_dump(msgspec.to_builtins(begun), sort_keys=False).encode())
+        folder.note(begun)
         return folder
+
+    def note(self, begun: Begun) -> None:
+        """Write down with what it was started, or goes on from here."""
+        whole.write(self.path / "begun.yaml", yaml.safe_dump(msgspec.to_builtins(begun), sort_keys=False).encode())
 
     @classmethod
     def of(cls, source: str, runs: Path = RUNS) -> "Folder":

@@ -13,6 +13,7 @@ from agents.learner import MODEL
 from agents.network import Inputs
 from agents.recipe import Recipe
 from agents.samples import Samples
+from streamserve.errors import ConfigError
 from streamserve.lanes.sim import calibration as calibrations
 from streamserve.policy import store
 from streamserve.policy.card import Bounds, Topology, envelope
@@ -30,6 +31,11 @@ class Keeper(BaseCallback):
         self._before: Mapping[str, Bounds] = {}
         if (folder.last / store.CARD).exists():
             earlier = store.card(folder.last)
+            if earlier.calibration.hash != self._origin.calibration.hash:
+                raise ConfigError(
+                    f"{folder.path} was trained on another calibration {earlier.calibration.name!r} than there is now, "
+                    "and what it compares with too: put that one back, or begin anew with init"
+                )
             self._before, self._topologies = earlier.envelope, set(earlier.topologies)
 
     def _on_step(self) -> bool:

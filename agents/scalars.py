@@ -6,7 +6,7 @@ import numpy as np
 from stable_baselines3.common.callbacks import BaseCallback
 
 from agents.recorder import Record, merged
-from streamserve.types import Finish, Result
+from streamserve.types import Result
 
 PERCENTILES = (50, 99)
 
@@ -57,7 +57,7 @@ def scalars(record: Record, weights: Mapping[str, float]) -> dict[str, float]:
 def _latencies(results: Sequence[Result]) -> dict[str, float]:
     if not results:
         return {}
-    finished = [each for each in results if each.finish in (Finish.STOP, Finish.LENGTH)]
+    finished = [each for each in results if each.finish.by_itself]
     samples = {
         "ttft": [each.ttft_s for each in finished if each.ttft_s is not None],
         "tpot": [each.tpot_s for each in finished if each.tpot_s is not None],

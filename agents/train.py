@@ -25,6 +25,7 @@ from agents.seeds import stream
 from agents.standard import standard, steps
 from agents.statistics import Estimate
 from streamserve.errors import ConfigError
+from streamserve.policy import store
 
 Say = Callable[[str], None]
 
@@ -59,7 +60,13 @@ def train(
     """A new run. extra: settings of the environment that no file can hold. Raises `ConfigError`."""
     recipe = environments.calibrated(recipe)
     # Before there is a folder: whatever cannot work has left nothing behind.
-    environments.make(recipe, extra).close()
+    env = environments.make(recipe, extra)
+    try:
+        if recipe.plant == "sim":
+            # Whether its calibration, lanes and traces go together, the first episode shows.
+            env.reset(seed=stream(seed))
+    finally:
+        env.close()
     wish = name or free_name(recipe.env.lower(), runs)
     folder = Folder.new(wish, Begun(recipe, seed, export.command(sys.argv)), runs)
     return _run(folder, recipe, seed, None, Helpers(say, extra or {}))
@@ -76,7 +83,12 @@ def resume(source: str, n_timesteps: int | None, say: Say, runs: Path = RUNS, ex
     begun = folder.begun()
     if not (folder.last / MODEL).is_file():
         raise ConfigError(f"{folder.path} has no checkpoint yet: start it anew with streamserve train")
+    made = store.card(folder.last).steps if (folder.last / store.CARD).exists() else 0
     recipe = begun.recipe if n_timesteps is None else msgspec.structs.replace(begun.recipe, n_timesteps=n_timesteps)
+    if made >= recipe.n_timesteps:
+        raise ConfigError(f"{folder.path} has made its {made} decisions: give more of them with --total-timesteps")
+    # Whoever stops this part goes on with it, and not with what was asked for at first.
+    folder.note(msgspec.structs.replace(begun, recipe=recipe))
     return _run(folder, recipe, begun.seed, folder.last / MODEL, Helpers(say, extra or {}))
 
 

@@ -1,7 +1,7 @@
 """Routers that have an agent decide: FlowGuard assesses, the agent picks, FlowGuard remembers."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from envs.reward import Cost, Ledger
 from envs.talk import Abandoned
@@ -111,7 +111,8 @@ class AskingRouter:
         if answer is None:
             raise Undecided
         self._asked = self._answer = None
-        return self._inquiry.decide(asked, answer)
+        # Not when it was asked: what the agent took to answer is no time of the lanes.
+        return replace(self._inquiry.decide(asked, answer), at_s=signals.at_s)
 
     def answer(self, asked: Asked, answer: Answer) -> None:
         """What the agent says; ignored where it is asked something else by now. Then have the scheduler look."""

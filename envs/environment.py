@@ -29,6 +29,19 @@ from streamserve.types import Result
 Observation = dict[str, NDArray[np.float32]]
 A = TypeVar("A")
 NOTHING = Cost()
+OF_THE_ENVIRONMENT = {
+    "calibration",
+    "tick_s",
+    "live",
+    "url",
+    "admin_key",
+    "api_key",
+    "budget_s",
+    "drive",
+    "idle_limit_s",
+    "decision_limit_s",
+}
+"""Settings that lanes, server and agent are made with; what else there is, an episode may have otherwise."""
 
 
 class Environment(gymnasium.Env[Observation, A], Generic[A]):
@@ -46,8 +59,8 @@ class Environment(gymnasium.Env[Observation, A], Generic[A]):
         self.settings = settings
         self.scenario: Scenario | None = None
         live, remote = settings.live, settings.remote
-        encode = live.encode if live else encoder(remote) if remote and settings.drive else None
-        self._source = source(settings.workload, settings.vocabulary, encode)
+        self._encode = live.encode if live else encoder(remote) if remote and settings.drive else None
+        self._source = source(settings.workload, settings.vocabulary, self._encode)
         self._calibration = None if live or remote else _calibration(settings)
         self._stage: Stage
         if remote is not None:
@@ -73,8 +86,13 @@ class Environment(gymnasium.Env[Observation, A], Generic[A]):
         `SetupError` when it does not answer, and `TimeoutError` when no request comes.
         """
         super().reset(seed=seed)
-        settings = self._stage.known(self.settings.but(options or {}))
-        own = source(settings.workload, settings.vocabulary) if "workload" in (options or {}) else self._source
+        changes = options or {}
+        if fixed := sorted(OF_THE_ENVIRONMENT & changes.keys()):
+            raise ConfigError(f"options: {', '.join(fixed)} cannot change by the episode: make another environment")
+        settings = self._stage.known(self.settings.but(changes))
+        own = self._source
+        if {"workload", "vocabulary"} & changes.keys():
+            own = source(settings.workload, settings.vocabulary, self._encode)
         self._stage.end()
         self.scenario = draw(settings, self._calibration, own, self.np_random)
         self._episode = settings

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import msgspec
 
 from envs.expectation import chance
-from streamserve.types import Finish, Request, Result, Slo
+from streamserve.types import Request, Result, Slo
 
 
 class Weights(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -137,7 +137,7 @@ class Ledger:
         known = self._open.pop(result.request_id, None)
         if known is None:
             return
-        by_itself = result.finish in (Finish.STOP, Finish.LENGTH)
+        by_itself = result.finish.by_itself
         if known.first_s is None and result.first_token_s is not None:
             self._begin_decode(result.request_id, known, result.first_token_s)
         if known.first_s is None:

@@ -14,7 +14,6 @@ from streamserve.config import Config, LaneConfig
 from streamserve.lanes.sim.calibration import Calibration
 from streamserve.simulation.options import SimOptions
 from streamserve.types import LaneId, Slo
-from streamserve.workload.lengths import Lengths
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +49,8 @@ def draw(settings: Settings, calibration: Calibration | None, source: Source, rn
         rate = 1.0
     elif rate is None:
         assert calibration is not None, "Settings.checked wants a rate of live environments"
-        output_tokens = source.means.output_tokens * length_scale * sum(share) / 2
-        means = Lengths(source.means.prompt_tokens * length_scale, output_tokens)
+        means = source.means(length_scale)
+        means = replace(means, output_tokens=means.output_tokens * sum(share) / 2)
         rate = load * capacity(config, calibration, means, speeds)
     rate *= settings.rate_scale
     about_s = settings.horizon_s or settings.requests / rate

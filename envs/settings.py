@@ -128,8 +128,12 @@ class Settings:
         positive += ("budget_s", "idle_limit_s", "decision_limit_s")
         for name in positive:
             value = getattr(self, name)
+            if value is not None and (not isinstance(value, int | float) or isinstance(value, bool)):
+                raise ConfigError(f"{name} must be a number, got {value!r}")
             if value is not None and not 0 < value < float("inf"):
                 raise ConfigError(f"{name} must be above 0 and finite, got {value}")
+        if self.requests != int(self.requests):
+            raise ConfigError(f"requests must be a whole number, got {self.requests}")
         if self.vocabulary is not None and self.vocabulary < 1:
             raise ConfigError(f"vocabulary must be at least 1, got {self.vocabulary}")
         for name, value in msgspec.structs.asdict(self.weights).items():

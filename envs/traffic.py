@@ -21,8 +21,9 @@ MADE_AT_ONCE = 64
 class Source(Protocol):
     """What requests are made of."""
 
-    @property
-    def means(self) -> Lengths: ...
+    def means(self, length_scale: float) -> Lengths:
+        """Of the prompts and outputs that it makes at this scale."""
+        ...
 
     def requests(self, rng: np.random.Generator, length_scale: float) -> Iterator[Planned]:
         """Requests for ever, all of them at 0."""
@@ -33,13 +34,16 @@ class Source(Protocol):
 class MadeUp:
     """Log-normal lengths; no two prompts begin alike. vocabulary: token ids are below it."""
 
-    means: Lengths
+    lengths: Lengths
     vocabulary: int | None = None
 
+    def means(self, length_scale: float) -> Lengths:
+        """Both are scaled."""
+        scaled = (length_scale * each for each in (self.lengths.prompt_tokens, self.lengths.output_tokens))
+        return Lengths(*(max(1.0, each) for each in scaled))
+
     def requests(self, rng: np.random.Generator, length_scale: float) -> Iterator[Planned]:
-        scaled = Lengths(
-            max(1.0, length_scale * self.means.prompt_tokens), max(1.0, length_scale * self.means.output_tokens)
-        )
+        scaled = self.means(length_scale)
         while True:
             for planned in lengths.plan([0.0] * MADE_AT_ONCE, scaled, rng):
                 yield planned if self.vocabulary is None else replace(planned, prompt_token_ids=self._wrapped(planned))
@@ -57,7 +61,12 @@ class Texts:
         self._encode = encode
         every = [each for entries in self._sets.values() for each in entries]
         tokens = [len(encode(each)) for each in every]
-        self.means = Lengths(float(np.mean(tokens)), float(np.mean([each.max_tokens for each in every])))
+        self._prompt_tokens = float(np.mean(tokens))
+        self._max_tokens = np.array([each.max_tokens for each in every])
+
+    def means(self, length_scale: float) -> Lengths:
+        """A text is as long as it is: only outputs are scaled."""
+        return Lengths(self._prompt_tokens, float(np.mean(np.maximum(2.0, self._max_tokens * length_scale))))
 
     def requests(self, rng: np.random.Generator, length_scale: float) -> Iterator[Planned]:
         most = sum(map(len, self._sets.values()))

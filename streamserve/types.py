@@ -30,6 +30,11 @@ class Finish(StrEnum):
     ABORT = "abort"
     ERROR = "error"
 
+    @property
+    def by_itself(self) -> bool:
+        """Whether it came to its own end, and was neither ended by its client nor lost."""
+        return self is Finish.STOP or self is Finish.LENGTH
+
 
 @dataclass(frozen=True, slots=True)
 class Slo:
@@ -161,6 +166,8 @@ class Result:
     priority: int = 0
     dispatched_s: float | None = None
     """When its last attempt left our queue for a lane."""
+    lane_failed: bool = False
+    """Whether a lane is to blame for the error, and not what was asked."""
 
     @property
     def e2e_s(self) -> float:
@@ -181,7 +188,7 @@ class Result:
     @property
     def slo_met(self) -> bool:
         """Whether the request finished by itself and within every latency it asked for."""
-        if self.finish not in (Finish.STOP, Finish.LENGTH):
+        if not self.finish.by_itself:
             return False
         wishes = ((self.slo.ttft_s, self.ttft_s), (self.slo.tpot_s, self.tpot_s))
         return all(wish is None or got is None or got <= wish for wish, got in wishes)

@@ -1,4 +1,4 @@
-"""Who may change a running server, and how a refusal is worded."""
+"""Who may use a server and who may change it, and how a refusal is worded."""
 
 import hashlib
 import secrets
@@ -7,6 +7,10 @@ from http import HTTPStatus
 
 from fastapi.requests import HTTPConnection
 from fastapi.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+OURS = "/streamserve/"
+"""Paths below it ask for their keys themselves."""
 
 
 def error_response(
@@ -17,10 +21,14 @@ def error_response(
     return JSONResponse({"error": error}, status_code=status, headers=headers)
 
 
-class Admins:
-    """The keys that open the routes which change something: any of them, never an empty one; without keys all may."""
+class Keys:
+    """Keys that open what is closed to others: any of them, never an empty one; without keys nothing is closed.
 
-    def __init__(self, keys: Sequence[str] = ()) -> None:
+    name: what a refusal calls one of them.
+    """
+
+    def __init__(self, keys: Sequence[str] = (), name: str = "an admin key") -> None:
+        self._name = name
         self._closed = bool(keys)
         self._digests = [_digest(key) for key in keys if key]
 
@@ -28,7 +36,7 @@ class Admins:
         """The answer to a request that may not do it, None if it may. what: of which the answer speaks."""
         if not self._closed or self._authorized(request):
             return None
-        message = f"{what} needs an admin key: send it as Authorization: Bearer KEY"
+        message = f"{what} needs {self._name}: send it as Authorization: Bearer KEY"
         return error_response(HTTPStatus.UNAUTHORIZED, message, headers={"WWW-Authenticate": "Bearer"})
 
     def _authorized(self, request: HTTPConnection) -> bool:
@@ -37,6 +45,27 @@ class Admins:
         # Every key is compared, each in constant time, so that the answer's delay tells nothing.
         matches = [secrets.compare_digest(given, digest) for digest in self._digests]
         return scheme.lower() == "bearer" and any(matches)
+
+
+class PostsNeedKeys:
+    """With API keys, every POST needs one.
+
+    vLLM asks for it below /v1 and a few other paths; what it has elsewhere, /invocations, /tokenize and more, works for
+    anybody, and /invocations generates text.
+    """
+
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            path = scope["path"].removeprefix(scope.get("root_path", ""))
+            refusal = None if path.startswith(OURS) else self._keys.refusal(HTTPConnection(scope), path)
+            if refusal is not None:
+                await refusal(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def _digest(key: str) -> bytes:

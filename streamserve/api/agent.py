@@ -10,7 +10,7 @@ import msgspec
 from fastapi import APIRouter, WebSocket, WebSocketDisconnect
 from fastapi.responses import JSONResponse
 
-from streamserve.api.admin import Admins, error_response
+from streamserve.api.admin import Keys, error_response
 from streamserve.errors import PolicyError
 from streamserve.policy import wire
 from streamserve.policy.seat import Occupied, Seat, Wish
@@ -27,7 +27,7 @@ GOING_AWAY, UNSUPPORTED = 1001, 1003
 """Close codes of RFC 6455."""
 
 
-def router(scheduler: StreamScheduler, policies: PolicySwitch, admins: Admins) -> APIRouter:
+def router(scheduler: StreamScheduler, policies: PolicySwitch, admins: Keys) -> APIRouter:
     """The route over this switch's seat; refusals are plain HTTP answers to the handshake."""
     routes = APIRouter()
 

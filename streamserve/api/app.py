@@ -12,7 +12,7 @@ from vllm.entrypoints.launchers.launcher import validate_api_server_args
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
 from streamserve.api import agent, batches, policy, routes
-from streamserve.api.admin import Admins
+from streamserve.api.admin import Keys, PostsNeedKeys
 from streamserve.api.engine_client import TASKS, StreamServeClient
 from streamserve.api.middleware import BodyLimitMiddleware, HeadersMiddleware
 from streamserve.config import ServerConfig
@@ -68,18 +68,24 @@ async def build(
     await init_app_state(client, app.state, args, TASKS)
     batches.count_prompts(app.state, client.check_admission)
     app.router.routes[:] = [route for route in app.router.routes if getattr(route, "path", None) != "/health"]
-    admins = Admins(_admin_keys(args, server))
+    admins = Keys(_admin_keys(args, server))
     app.include_router(routes.router(scheduler, admins, policies))
     if policies is not None:
         app.include_router(policy.router(policies, admins))
         app.include_router(agent.router(scheduler, policies, admins))
     # Around the application and not in it: vLLM has closed its own list of middleware by now.
-    return HeadersMiddleware(BodyLimitMiddleware(app, server.max_body_bytes))
+    guarded = PostsNeedKeys(app, Keys(_client_keys(args), "an API key"))
+    return HeadersMiddleware(BodyLimitMiddleware(guarded, server.max_body_bytes))
+
+
+def _client_keys(args: Namespace) -> list[str]:
+    """Every key that vLLM itself would accept."""
+    return [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
 
 
 def _admin_keys(args: Namespace, server: ServerConfig) -> list[str]:
-    """The configured ones, else every key that vLLM itself would accept."""
-    return server.admin_keys or [key for key in (args.api_key or [envs.VLLM_API_KEY]) if key]
+    """The configured ones, else the clients'."""
+    return server.admin_keys or _client_keys(args)
 
 
 def _check_used(name: str) -> None:

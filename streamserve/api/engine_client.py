@@ -271,7 +271,7 @@ def _cap_depth(core: EngineCoreRequest, wished: int | None) -> None:
     asked = extra.get(MAX_DEPTH) if wished is None else wished
     if asked is None:
         return
-    if not isinstance(asked, int) or isinstance(asked, bool) or asked < 0:
+    if not isinstance(asked, int) or isinstance(asked, bool) or not 0 <= asked < 2**63:
         message = f"vllm_xargs.{MAX_DEPTH}: {asked!r} is not a number of draft tokens, an integer of at least 0"
         raise VLLMValidationError(message, parameter=f"vllm_xargs.{MAX_DEPTH}")
     sampling.extra_args = {**extra, MAX_DEPTH: asked}

@@ -8,7 +8,7 @@ import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from streamserve.api.admin import Admins, error_response
+from streamserve.api.admin import Keys, error_response
 from streamserve.errors import ConfigError, PolicyError
 from streamserve.policy import mode
 from streamserve.policy.switch import PolicySwitch
@@ -21,7 +21,7 @@ class _Body(msgspec.Struct, forbid_unknown_fields=True):
     mode: str = "learned"
 
 
-def router(policies: PolicySwitch, admins: Admins) -> APIRouter:
+def router(policies: PolicySwitch, admins: Keys) -> APIRouter:
     """The routes over this switch."""
     routes = APIRouter()
 

@@ -1,13 +1,15 @@
 """Our own routes beside vLLM's: the lanes' signals, the control of their depth, a `/health` that knows of degraded."""
 
+import asyncio
 import dataclasses
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from streamserve.api import depth
-from streamserve.api.admin import Admins, error_response
+from streamserve.api.admin import Keys, error_response
 from streamserve.clock import now
 from streamserve.errors import ServeError
 from streamserve.pipeserve.supervisor import health
@@ -16,8 +18,11 @@ from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.signals import DepthControl, Signals
 from streamserve.types import LaneId
 
+CONTROL_S = 30.0
+"""How long a lane may take to answer, which it does between two of its steps."""
 
-def router(scheduler: StreamScheduler, admins: Admins, policies: PolicySwitch | None = None) -> APIRouter:
+
+def router(scheduler: StreamScheduler, admins: Keys, policies: PolicySwitch | None = None) -> APIRouter:
     """The routes over this scheduler. policies: told of in `/health`."""
     routes = APIRouter()
 
@@ -43,11 +48,15 @@ def router(scheduler: StreamScheduler, admins: Admins, policies: PolicySwitch | 
             return refused
         try:
             wish = depth.parse(await request.body())
-            await scheduler.control(lane, wish.control, wish.ttl_s)
+            async with asyncio.timeout(CONTROL_S):
+                await scheduler.control(lane, wish.control, wish.ttl_s)
         except depth.Refused as error:
             return error_response(error.status, str(error), error.param)
         except ServeError as error:
             return error_response(error.status, str(error))
+        except TimeoutError:
+            message = f"{lane} has not answered within {CONTROL_S:g} s: see GET /health, and try again"
+            return error_response(HTTPStatus.SERVICE_UNAVAILABLE, message)
         # The default is the lane's to name; any other is what was sent, whatever the engine has reported by now.
         in_force = wish.control or scheduler.signals().lanes[lane].depth
         expires_in_s = wish.ttl_s if wish.control else None

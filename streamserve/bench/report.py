@@ -1,11 +1,12 @@
 """What a benchmark leaves behind: a JSON file per cell, a Markdown table, the machine, and plots."""
 
 import errno
+import hashlib
 import os
 import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,14 +51,32 @@ def read(path: Path, kind: type[T]) -> T | None:
 
 
 def claim(folder: Path, settings: Mapping[str, Any]) -> None:
-    """Note in a result folder what is measured, or see that the same was measured so far. Raises `ConfigError`."""
+    """Note in a result folder what is measured and on what, or see that it is as so far. Raises `ConfigError`."""
     path = made(folder) / "settings.json"
-    wanted = msgspec.json.decode(msgspec.json.encode(settings))
+    wanted = msgspec.json.decode(msgspec.json.encode({"settings": settings, "machine": machine()}))
     found: dict[str, Any] | None = read(path, dict)
     if found is None:
-        write(path, {"settings": wanted, "machine": machine()})
-    elif found.get("settings") != wanted:
-        raise ConfigError(f"{folder} holds results of other settings: give --out another folder, or remove this one")
+        write(path, wanted)
+        return
+    remedy = "give --out another folder, or remove this one"
+    if found.get("settings") != wanted["settings"]:
+        raise ConfigError(f"{folder} holds results of other settings: {remedy}")
+    if _but_date(found.get("machine", {})) != _but_date(wanted["machine"]):
+        raise ConfigError(f"{folder} holds results of another machine or of other versions: {remedy}")
+
+
+def contents(texts: Iterable[str]) -> dict[str, str]:
+    """Checksums of the files that these name behind a colon or =, and of what lies in the folders that they name.
+
+    A system is written `streamserve:my.yaml+policy=FOLDER`, arrivals `trace:FILE`: the same text, another file in it.
+    """
+    named = {Path(part) for text in texts for part in re.findall(r"[:=]([^:+=,]+)", text)}
+    files = {file for path in named for file in ([path] if path.is_file() else path.glob("*")) if file.is_file()}
+    return {str(file): hashlib.sha256(file.read_bytes()).hexdigest() for file in sorted(files)}
+
+
+def _but_date(machine: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in machine.items() if key != "date"}
 
 
 def machine() -> dict[str, Any]:

@@ -237,7 +237,8 @@ async def measure(bench: Bench, planner: Planner, options: Any) -> list[Outcome]
     n = options.requests or requests_within(options.minutes * 60, rates, runs // len(rates))
     print(f"capacity {capacity:.3f} requests/s; {runs} runs of {n} requests", flush=True)
     kept = {key: str(value) for key, value in sorted(vars(options).items()) if key not in ("minutes", "out")}
-    report.claim(options.out, kept | {"capacity": capacity, "requests": n})
+    files = report.contents((*options.routers, *options.arrivals))
+    report.claim(options.out, kept | {"capacity": capacity, "requests": n, "files": files})
     progress = report.Progress(runs)
     outcomes = []
     for cell, order in every:

@@ -250,5 +250,5 @@ def _outcome(cell: Cell, system: str, made: Simulation, cpu_s: float, took_s: Se
         cpu_s,
         (1e6 * float(median_s), 1e6 * float(p99_s)),
         made.restarts,
-        tuple(result.e2e_s for result in made.run.results),
+        tuple(result.e2e_s for result in made.run.results if result.finish.by_itself),
     )

@@ -15,6 +15,8 @@ HEADER = (
     "CPU us/request", "decision us",
 )  # fmt: skip
 SHOWN_LANES = 4
+SURVIVORS = "* "
+"""Before latencies of a system some of whose requests failed: one that is turned away at once is not a fast one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class Simulated:
     """Median and p99 CPU time of the router."""
     restarts: int
     e2e_s: tuple[float, ...]
-    """Every request's, in order of arrival; of failed ones until they failed."""
+    """Of every request that was served, in order of arrival."""
 
     @property
     def times_real(self) -> float:
@@ -53,6 +55,8 @@ def text(made: Sequence[Simulated]) -> str:
         parts.append(f"## {process}, load {load:g} ({outcomes[0].rate:.3g} requests/s)")
         rows = [_row(system, runs) for system, runs in _by_system(outcomes).items()]
         parts.append(report.table(HEADER, rows))
+        if any(run.summary.failed for run in outcomes):
+            parts.append(f"{SURVIVORS}of the requests that were served; see failed")
     return "\n\n".join(parts) + "\n"
 
 
@@ -67,7 +71,8 @@ def plots(made: Sequence[Simulated], folder: Path) -> bool:
         drawn &= report.plot(folder / f"e2e-{name}.png", f"{process}, load {load:g}", ("E2E, s", "share"), cdfs)
         for system, same in runs.items():
             points = curves.setdefault(process, {}).setdefault(system, [])
-            points.append((load, statistics.mean(each for run in same for each in run.e2e_s)))
+            if served := [each for run in same for each in run.e2e_s]:
+                points.append((load, statistics.mean(served)))
     for process, lines in curves.items():
         series = {name: ([x for x, _ in points], [y for _, y in points]) for name, points in lines.items()}
         drawn &= report.plot(folder / f"load-{report.slug(process)}.png", process, ("load", "mean E2E, s"), series)
@@ -76,17 +81,19 @@ def plots(made: Sequence[Simulated], folder: Path) -> bool:
 
 def _row(system: str, runs: Sequence[Simulated]) -> list[object]:
     summaries = [run.summary for run in runs]
+    failed = sum(each.failed for each in summaries)
+    mark = SURVIVORS if failed else ""
 
     def mean(take: Callable[[Simulated], float]) -> float:
         return statistics.mean(map(take, runs))
 
     return [
         system,
-        _latency([each.e2e for each in summaries], 1),
-        _latency([each.ttft for each in summaries], 1),
-        _latency([each.tpot for each in summaries], 1000),
+        mark + _latency([each.e2e for each in summaries], 1),
+        mark + _latency([each.ttft for each in summaries], 1),
+        mark + _latency([each.tpot for each in summaries], 1000),
         mean(lambda run: run.summary.goodput_per_s),
-        sum(each.failed for each in summaries),
+        failed,
         f"{100 * mean(lambda run: run.summary.disaggregated_share):.0f} %",
         _shares([each.lane_share for each in summaries]),
         f"{mean(lambda run: run.times_real):,.0f}",

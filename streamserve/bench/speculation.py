@@ -21,7 +21,6 @@ import random
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -160,8 +159,13 @@ class Bench:
     async def cell(self, at: Phase, jobs: Jobs, rule: str) -> tuple[Rate, float]:
         """Rate of the full batch over batch x tokens, and the longest gap."""
         sized = _sized(Phase(at.workload, at.batch, SPARE * at.tokens), jobs[at.workload])
-        await self.forget()
-        made, gaps = await steady(partial(self.outputs, sized, rule, at.batch * at.tokens), self._note)
+
+        async def run() -> list[batch.Output]:
+            # Here, since a run over which the machine paused is run again, with the same texts.
+            await self.forget()
+            return await self.outputs(sized, rule, at.batch * at.tokens)
+
+        made, gaps = await steady(run, self._note)
         return batch.full_batch_rate([each.pieces for each in made]), gaps.machine_s
 
     async def phases(self, through: Sequence[Phase], jobs: Jobs, rule: str) -> tuple[list[Rate], float]:

@@ -1,6 +1,6 @@
 """Lengths: how long outputs will be, learned from those that ended."""
 
-from streamserve.types import Finish, Request, Result
+from streamserve.types import Request, Result
 
 RATE = 1 / 32
 
@@ -27,7 +27,7 @@ class Lengths:
 
     def learn(self, result: Result, max_tokens: int) -> None:
         """A request with this limit ended by itself; others tell nothing about lengths."""
-        if result.finish not in (Finish.STOP, Finish.LENGTH) or result.output_tokens <= 0 or max_tokens <= 0:
+        if not result.finish.by_itself or result.output_tokens <= 0 or max_tokens <= 0:
             return
         tokens = result.output_tokens
         self._of_max += RATE * (min(1.0, tokens / max_tokens) - self._of_max)

@@ -70,13 +70,14 @@ class Suspicion:
         return int(places[self._probes % len(places)])
 
     def learn(self, result: Result) -> None:
-        """An error casts doubt on both lanes of the pair, a good result clears them."""
+        """An error that is a lane's casts doubt on both lanes of the pair, a good result clears them."""
         decision = result.decision
         if decision is None or result.finish is Finish.ABORT:
             return
         lanes = {decision.prefill, decision.decode}
         if result.finish is Finish.ERROR:
-            self._failed |= lanes
+            if result.lane_failed:
+                self._failed |= lanes
             return
         slow = _slow_lanes(result)
         for lane in lanes:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from streamserve.averages import MovingLatency
 from streamserve.protocols import Engine, TokenStream
 from streamserve.signals import Averages, DepthControl, LaneSignals, with_latencies
-from streamserve.types import Decision, Finish, LaneId, Request, Result
+from streamserve.types import Decision, LaneId, Request, Result
 
 NONE_YET = Averages()
 
@@ -34,7 +34,7 @@ class LatencyAverages:
         if result.dispatched_s is not None and result.first_token_s < result.dispatched_s:
             return
         self._ttft[decision.prefill].add(result.ttft_s, result.finished_s)
-        if result.tpot_s is not None and result.finish in (Finish.STOP, Finish.LENGTH):
+        if result.tpot_s is not None and result.finish.by_itself:
             self._tpot[decision.decode].add(result.tpot_s, result.finished_s)
 
     def of(self, lane: LaneId) -> tuple[Averages, Averages]:

@@ -2,12 +2,11 @@
 
 from prometheus_client import CollectorRegistry, Counter, Histogram
 
-from streamserve.types import NO_SLO, Finish, Result
+from streamserve.types import NO_SLO, Result
 
 LATENCY_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 50.0, 100.0)
 TPOT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0)
 RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.11, 1.25, 1.5, 2.0, 4.0, 10.0)
-FINISHED = (Finish.STOP, Finish.LENGTH)
 
 
 class ResultMetrics:
@@ -47,7 +46,7 @@ class ResultMetrics:
             self._queue.labels(split).observe(result.dispatched_s - result.arrived_s)
         if result.ttft_s is not None:
             self._ttft.labels(split).observe(result.ttft_s)
-        if result.finish in FINISHED:
+        if result.finish.by_itself:
             self._e2e.labels(split).observe(result.e2e_s)
             if result.tpot_s is not None:
                 self._tpot.labels(split).observe(result.tpot_s)

@@ -14,12 +14,11 @@ from streamserve.signals import LaneSignals
 from streamserve.types import NO_SLO, Finish, LaneId, Result
 
 Scalars = dict[str, float]
-FINISHED = (Finish.STOP, Finish.LENGTH)
 
 
 def of_results(results: Sequence[Result], seconds: float) -> Scalars:
     """Rewards, latencies and rates of the requests that ended within a window of so many seconds."""
-    finished = [result for result in results if result.finish in FINISHED]
+    finished = [result for result in results if result.finish.by_itself]
     ttft_s = [result.ttft_s for result in finished if result.ttft_s is not None]
     tpot_s = [result.tpot_s for result in finished if result.tpot_s is not None]
     e2e_s = [result.e2e_s for result in finished]

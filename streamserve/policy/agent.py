@@ -111,7 +111,7 @@ class Agent:
         if held.answer is None:
             raise Undecided
         self._held = None
-        return self._follow(held, held.answer)
+        return self._follow(held, held.answer, signals.at_s)
 
     def reply(self, reply: Reply) -> None:
         """The agent's answer, which may come too late."""
@@ -201,13 +201,15 @@ class Agent:
         self._tally.decided(WAY, by_policy=False)
         return replace(decision, reason=f"{decision.reason}; not by the agent: {why}")
 
-    def _follow(self, held: _Held, answer: Answer) -> Decision:
+    def _follow(self, held: _Held, answer: Answer, at_s: float) -> Decision:
         own = Answer(held.question.places[held.question.heuristic], None)
         self.decisions += 1
         self._tally.answered(answer == own)
         self._tally.decided(WAY, by_policy=True)
         reason = "the agent: as FlowGuard" if answer.place == own.place else "the agent: another pair"
-        return self.codec.decide(self._flowguard, held.question, answer, WAY, reason)
+        decision = self.codec.decide(self._flowguard, held.question, answer, WAY, reason)
+        # Not when it was asked: what the agent took to answer is no time of the lanes.
+        return replace(decision, at_s=at_s)
 
     def _blocked(self, at_s: float) -> float:
         """For how long the line has waited for the agent, in all."""

@@ -19,7 +19,7 @@ from streamserve.policy.question import Answer, Question
 from streamserve.policy.rhythm import Beat, Rhythm
 from streamserve.policy.store import Policy
 from streamserve.signals import Signals
-from streamserve.types import Decision, Finish, Request, Result
+from streamserve.types import Decision, Request, Result
 
 logger = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class LearnedRouter:
         self._flowguard.learn(result)
         trial = self._trials.pop(result.request_id, None)
         # An error or a second attempt is a lane's fault, an abort the client's wish.
-        if trial is None or result.attempts != 1 or result.finish not in (Finish.STOP, Finish.LENGTH):
+        if trial is None or result.attempts != 1 or not result.finish.by_itself:
             return
         turned = self.guard.learn(trial.learned, result.e2e_s / max(1.0, trial.expected_tokens))
         if turned is not None:

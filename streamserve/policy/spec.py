@@ -100,6 +100,7 @@ class SpecController:
 
     async def tick(self, lanes: Controllable) -> None:
         """Look once."""
+        wanted: dict[LaneId, DepthControl] = {}
         for lane, answer in self._policy.controls(lanes.signals(), self._rhythm).items():
             if isinstance(answer, Fallback):
                 self._tally.fell_back(answer)
@@ -110,11 +111,17 @@ class SpecController:
             follows = self._mode.tries(lane)
             self._tally.decided(str(self._mode.way), by_policy=follows)
             if follows:
-                await self._set(lanes, lane, self._policy.control(answer))
+                wanted[lane] = self._policy.control(answer)
+        # All at once: a lane answers between two of its steps, and a long step of one must not keep the others waiting.
+        await asyncio.gather(*(self._set(lanes, lane, control) for lane, control in wanted.items()))
 
     async def _set(self, lanes: Controllable, lane: LaneId, control: DepthControl) -> None:
         try:
-            await lanes.control(lane, control, TTL_TICKS * self._tick_s)
+            async with asyncio.timeout(self._tick_s):
+                await lanes.control(lane, control, TTL_TICKS * self._tick_s)
+        except TimeoutError:
+            # The engine has it, and acts on it after its step.
+            logger.info("policy %s: %s was a whole tick in one step", self._title, lane)
         except (LaneLost, NotSpeculating) as error:
             # It was well a moment ago; the supervisor restarts it, and the next tick sees it again.
             logger.info("policy %s could not set the depth of %s: %s", self._title, lane, error)

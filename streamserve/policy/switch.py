@@ -10,7 +10,7 @@ from streamserve.errors import ConfigError, PolicyError
 from streamserve.flowguard import routers
 from streamserve.flowguard.flowguard import FlowGuard
 from streamserve.metrics.policy import PolicyTally
-from streamserve.policy import mode, selection, store
+from streamserve.policy import kernels, mode, selection, store
 from streamserve.policy.guard import Guard
 from streamserve.policy.learned import LearnedRouter
 from streamserve.policy.mode import Mode, Way
@@ -49,6 +49,9 @@ class PolicySwitch:
         self._config = config
         self._folder = folder
         self._heuristic = routers.build(config.router, config.stream_pairs(), config.flowguard)
+        if isinstance(self._heuristic, FlowGuard):
+            # Now, and not when the first policy or agent comes: then streams would wait for the compiler.
+            kernels.prepare()
         self._rhythm = Rhythm()
         self._current: LearnedRouter | None = None
         self._controller: SpecController | None = None

@@ -1,5 +1,6 @@
 """The record of a request while it is served."""
 
+from streamserve.errors import LaneLost
 from streamserve.types import Chunk, Decision, Finish, LaneId, Request, Result
 
 
@@ -72,4 +73,6 @@ class Record:
             slo=self.request.slo,
             priority=self.request.priority,
             dispatched_s=self._dispatched_s,
+            # An engine that ends a request with an error raises none.
+            lane_failed=finish is Finish.ERROR and (error is None or isinstance(error, LaneLost)),
         )

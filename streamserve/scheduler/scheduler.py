@@ -17,7 +17,7 @@ from streamserve.scheduler.record import Record
 from streamserve.scheduler.work import Work, WorkEstimate, costs
 from streamserve.signals import DepthControl, LaneSignals, Signals
 from streamserve.stream import Stream
-from streamserve.types import Chunk, Decision, Finish, LaneId, LaneState, Request, Result, Slo
+from streamserve.types import Chunk, Decision, LaneId, LaneState, Request, Result, Slo
 
 logger = logging.getLogger(__name__)
 
@@ -170,7 +170,7 @@ class StreamScheduler:
 
     def _ended(self, record: Record, error: BaseException | None) -> None:
         result = record.result(now(), error)
-        if result.finish in (Finish.STOP, Finish.LENGTH):
+        if result.finish.by_itself:
             self._work.learn(record.request.max_tokens, result.output_tokens)
         self._on_result(result)
         try:

@@ -21,7 +21,7 @@ from streamserve.protocols import Router
 from streamserve.simulation.options import SimOptions
 from streamserve.simulation.replay import Recorder, Repair, Replay, Written
 from streamserve.simulation.run import Simulation, simulate
-from streamserve.types import Decision, Finish, Result
+from streamserve.types import Decision, Result
 from streamserve.workload.plan import Plan
 
 ROUTER = "hindsight"
@@ -74,14 +74,14 @@ class Goal(NamedTuple):
 
 def cost(results: Sequence[Result]) -> float:
     """As the reward of environments has it: everyone's seconds, one for each missed deadline, `FAILURE_S` a failure."""
-    finished = [each for each in results if each.finish in (Finish.STOP, Finish.LENGTH)]
+    finished = [each for each in results if each.finish.by_itself]
     missed = sum(_over(each.ttft_s, each.slo.ttft_s) + _over(each.tpot_s, each.slo.tpot_s) for each in finished)
     return sum(each.e2e_s for each in results) + missed + FAILURE_S * (len(results) - len(finished))
 
 
 def p99_s(results: Sequence[Result]) -> float:
     """The 99th percentile of E2E of all requests, and `FAILURE_S` for each that failed."""
-    failed = sum(each.finish not in (Finish.STOP, Finish.LENGTH) for each in results)
+    failed = sum(not each.finish.by_itself for each in results)
     return float(np.percentile([each.e2e_s for each in results], 99)) + FAILURE_S * failed
 
 

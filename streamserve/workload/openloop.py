@@ -15,7 +15,7 @@ import numpy as np
 from streamserve.clock import now
 from streamserve.errors import ServeError
 from streamserve.protocols import TokenStream
-from streamserve.types import NO_SLO, Decision, Finish, LaneId, Request, Result, Slo
+from streamserve.types import NO_SLO, Decision, LaneId, Request, Result, Slo
 from streamserve.workload.plan import Plan, Planned
 
 
@@ -144,7 +144,7 @@ async def _read(scheduler: Scheduler, request: Request, itl_s: list[float], outp
 def summarise(run: Run) -> Summary:
     """The figures of a run."""
     results = [replace(result, slo=each.slo) for result, each in zip(run.results, run.plan, strict=True)]
-    finished = [result for result in results if result.finish in (Finish.STOP, Finish.LENGTH)]
+    finished = [result for result in results if result.finish.by_itself]
     met = sum(result.slo_met for result in results)
     duration_s = max(result.finished_s for result in results) - min(result.arrived_s for result in results)
     decisions = [result.decision for result in results if result.decision is not None]

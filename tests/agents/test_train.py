@@ -12,7 +12,7 @@ import pytest
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import evaluate, rating, train
+from agents import evaluate, keeper, rating, train
 from agents.environments import calibrated, make, training
 from agents.folder import Folder
 from agents.learner import MODEL, learner
@@ -24,7 +24,7 @@ from streamserve import config as configuration
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim import calibration as calibrations
 from streamserve.policy import store
-from streamserve.policy.card import Topology
+from streamserve.policy.card import CalibrationOf, Topology
 from tests.calibrations import example
 
 
@@ -134,6 +134,20 @@ def test_a_stopped_run_is_resumed(lanes: dict[str, Any], tmp_path: Path, monkeyp
     assert longer.steps == 96
     ratings = rating.read(again.folder)
     assert ratings is not None and [each.steps for each in ratings.ratings] == [64, 96]
+    for total in (None, 80):
+        with pytest.raises(ConfigError, match="has made its 96 decisions: give more of them with --total-timesteps"):
+            train.resume("two", total, lambda _line: None, tmp_path)
+    assert train.begun("two", tmp_path).recipe.n_timesteps == 96
+
+
+def test_a_run_goes_on_with_its_own_calibration_only(
+    lanes: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train.train(recipe(lanes), 0, "two", lambda _line: None, tmp_path)
+    measured_anew = CalibrationOf("example", "0" * 64, "example", "cpu")
+    monkeypatch.setattr(keeper.export, "calibration_of", lambda *_: measured_anew)
+    with pytest.raises(ConfigError, match="another calibration"):
+        train.resume("two", 128, lambda _line: None, tmp_path)
 
 
 def test_the_same_seed_trains_the_same_policy(run: Folder, lanes: dict[str, Any], tmp_path: Path) -> None:
@@ -201,6 +215,9 @@ def test_what_cannot_work_leaves_no_folder_behind(lanes: dict[str, Any], tmp_pat
     wrong = recipe({**lanes, "lod": 0.5})
     with pytest.raises(ConfigError, match="did you mean load"):
         train.train(wrong, 0, "bad", lambda _line: None, tmp_path)
+    for late in ({"options": {"speeds": {"lane-9": 1.0}}}, {"arrivals": "trace:nowhere.jsonl"}, {"load": "high"}):
+        with pytest.raises(ConfigError):
+            train.train(recipe({**lanes, **late}), 0, "bad", lambda _line: None, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 

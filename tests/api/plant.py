@@ -12,7 +12,7 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 
 from streamserve.api import agent, policy, routes, wishes
-from streamserve.api.admin import Admins, error_response
+from streamserve.api.admin import Keys, error_response
 from streamserve.build import Serving, assemble
 from streamserve.clock import now
 from streamserve.config import Config
@@ -63,7 +63,7 @@ async def plant(config: Config, turn_s: float = 0.0, admin_keys: Sequence[str] =
     switch = PolicySwitch(config)
     serving = assemble(config, lanes, results.append, switch)
     await serving.start(lambda _lane, _stage: None)
-    app, admins = FastAPI(), Admins(admin_keys)
+    app, admins = FastAPI(), Keys(admin_keys)
     app.include_router(routes.router(serving.scheduler, admins, switch))
     app.include_router(policy.router(switch, admins))
     app.include_router(agent.router(serving.scheduler, switch, admins))

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI
 
 from streamserve.api import policy, routes
-from streamserve.api.admin import Admins
+from streamserve.api.admin import Keys
 from streamserve.policy import store
 from streamserve.policy.switch import PolicySwitch
 from tests.fakes import make_request
@@ -38,7 +38,7 @@ async def http(rack: Rack, switch: PolicySwitch) -> AsyncIterator[httpx.AsyncCli
 
 
 def client(rack: Rack, switch: PolicySwitch, *admin_keys: str) -> httpx.AsyncClient:
-    app, admins = FastAPI(), Admins(admin_keys)
+    app, admins = FastAPI(), Keys(admin_keys)
     app.include_router(routes.router(rack.scheduler, admins, switch))
     app.include_router(policy.router(switch, admins))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")

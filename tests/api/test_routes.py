@@ -8,7 +8,7 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from streamserve.api.admin import Admins
+from streamserve.api.admin import Keys
 from streamserve.api.routes import router
 from streamserve.clock import now
 from streamserve.protocols import TokenStream
@@ -33,7 +33,7 @@ async def http(rack: Rack) -> AsyncIterator[httpx.AsyncClient]:
 
 def client(rack: Rack, *admin_keys: str) -> httpx.AsyncClient:
     app = FastAPI()
-    app.include_router(router(rack.scheduler, Admins(admin_keys)))
+    app.include_router(router(rack.scheduler, Keys(admin_keys)))
     return httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://server")
 
 

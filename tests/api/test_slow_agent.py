@@ -5,7 +5,7 @@ from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 from streamserve.api import agent
-from streamserve.api.admin import Admins
+from streamserve.api.admin import Keys
 from streamserve.config import Config, LaneConfig, PolicyConfig
 from streamserve.policy import wire
 from streamserve.policy.seat import Wish
@@ -41,7 +41,7 @@ def test_one_that_is_slow_to_go_leaves_its_successor_in_place() -> None:
             Config(lanes=[LaneConfig(LaneId("a"))], policy=PolicyConfig(source="heuristic", remote=True))
         )
         assert switch.seat is not None
-        (route,) = agent.router(cast(Any, SimpleNamespace(look=lambda: None)), switch, Admins()).routes
+        (route,) = agent.router(cast(Any, SimpleNamespace(look=lambda: None)), switch, Keys()).routes
         socket = Stuck()
         talking = asyncio.create_task(cast(Any, route).endpoint(socket))
         await socket.closing.wait()

@@ -34,6 +34,18 @@ def test_a_folder_belongs_to_its_settings(tmp_path: Path) -> None:
         report.claim(tmp_path, {"lanes": 4, "loads": (0.5, 0.8)})
 
 
+def test_a_folder_belongs_to_its_machine_and_versions_on_any_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = report.machine()
+    report.claim(tmp_path, {})
+    monkeypatch.setattr(report, "machine", lambda: here | {"date": "another day"})
+    report.claim(tmp_path, {})
+    monkeypatch.setattr(report, "machine", lambda: here | {"processor": "another"})
+    with pytest.raises(ConfigError, match="another machine or of other versions"):
+        report.claim(tmp_path, {})
+
+
 def test_a_table_is_markdown() -> None:
     assert report.table(["a", "b"], [["x", 1.23456], [2, None]]).splitlines() == [
         "| a | b |",

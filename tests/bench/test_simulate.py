@@ -13,7 +13,7 @@ from streamserve.bench import simulate, simulated, workloads
 from streamserve.bench.routing import Cell
 from streamserve.bench.simulate import Study
 from streamserve.bench.workloads import Workload
-from streamserve.config import Config, LaneConfig
+from streamserve.config import Config, LaneConfig, SchedulerConfig
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim import calibration as calibrations
 from streamserve.simulation.options import SimOptions
@@ -62,7 +62,7 @@ def test_speeds_and_failures_are_read_from_text() -> None:
         ({"routers": ("flowguard", "wise")}, "no router 'wise'"),
         ({"routers": ("hindsight:some",)}, "hindsight:TRIES"),
         ({"routers": ("flowguard+policy=here",)}, "streamserve evaluate"),
-        ({"routers": ("flowguard+quick",)}, "'quick' is none of direct, late or an order"),
+        ({"routers": ("flowguard+quick",)}, "'quick' is none of direct, late, own or an order"),
         ({"arrivals": ("often",)}, "no process 'often'"),
         ({"loads": (0.5, 0.0)}, "--loads must be above 0"),
         ({"loads": (), "rate": -1.0}, "--rate must be above 0"),
@@ -124,6 +124,16 @@ def test_a_study_gives_every_system_the_same_arrivals_and_repeats_itself() -> No
     assert "## poisson, load 0.5" in text
     assert "| round_robin+direct | " in text
     assert all(each.cpu_s > 0 and each.decision_us[0] > 0 for each in made)
+
+
+def test_requests_that_are_refused_make_nothing_look_faster(tmp_path: Path) -> None:
+    config = msgspec.structs.replace(CONFIG, scheduler=SchedulerConfig(max_dispatched=1, max_queued=1))
+    (made,) = run(replace(STUDY, config=config, loads=(3.0,)))
+    assert 0 < made.summary.failed == 20 - len(made.e2e_s)
+    assert min(made.e2e_s) > 0
+    text = simulated.text([made])
+    assert "| flowguard | * " in text
+    assert text.endswith("\n* of the requests that were served; see failed\n")
 
 
 def test_hindsight_is_a_system_and_no_worse_than_the_heuristic() -> None:

@@ -196,6 +196,8 @@ def test_options_of_a_reset_hold_for_one_episode() -> None:
     assert environment.unwrapped.scenario.traffic.rate == rate
     with pytest.raises(ConfigError, match="no setting"):
         environment.reset(options={"rates": 1.0})
+    with pytest.raises(ConfigError, match=r"calibration, tick_s cannot change by the episode"):
+        environment.reset(options={"tick_s": 2.0, "calibration": "other"})
     environment.close()
 
 

@@ -116,7 +116,10 @@ def test_a_folder_of_prompt_sets_is_sent_in_turns(tmp_path: Path) -> None:
     planned = list(Traffic(texts, "poisson", 1.0, seed=0, length_scale=2.0).planned(6))
     assert sorted(each.workload for each in planned) == ["one"] * 3 + ["two"] * 3
     assert {each.max_tokens for each in planned} == {16, 18, 20}
-    assert texts.means.output_tokens == 9.0
+    # Outputs are scaled, texts are as long as they are: the load is a share of what such requests cost.
+    mean_prompt = sum(len(each.prompt_token_ids) for each in planned) / 6
+    assert texts.means(2.0) == Lengths(mean_prompt, 18.0)
+    assert texts.means(0.01) == Lengths(mean_prompt, 2.0)
     encoded = Traffic(source(tmp_path, encode=lambda prompt: [7]), "poisson", 1.0, seed=0)
     assert {each.prompt_token_ids for each in encoded.planned(3)} == {(7,)}
 

@@ -98,17 +98,24 @@ def test_a_restarted_lane_has_no_cache_and_is_avoided_for_a_while() -> None:
 def test_an_error_casts_doubt_until_a_good_result() -> None:
     router = FlowGuard(ALONE)
     bad = router.route(request(), signals(lane(A), lane(B)))
-    router.learn(result(bad, finish=Finish.ERROR, error="lost"))
+    router.learn(result(bad, finish=Finish.ERROR, error="lost", lane_failed=True))
     chosen = [router.route(request(), signals(lane(A), lane(B))).prefill for _ in range(10)]
     assert bad.prefill not in chosen
     router.learn(result(bad))
     assert bad.prefill in [router.route(request(), signals(lane(A), lane(B))).prefill for _ in range(10)]
 
 
+def test_an_error_of_what_was_asked_casts_no_doubt() -> None:
+    router = FlowGuard(ALONE)
+    asked = router.route(request(), signals(lane(A), lane(B)))
+    router.learn(result(asked, finish=Finish.ERROR, error="not a text"))
+    assert "doubts" not in router.route(request(), signals(lane(A), lane(B))).reason
+
+
 def test_a_suspect_gets_its_share_of_probes() -> None:
     router = FlowGuard(ALONE, FlowGuardConfig(probe_share=0.05))
     bad = router.route(request(), signals(lane(A), lane(B)))
-    router.learn(result(bad, finish=Finish.ERROR, error="lost"))
+    router.learn(result(bad, finish=Finish.ERROR, error="lost", lane_failed=True))
     decisions = [router.route(request(), signals(lane(A), lane(B))) for _ in range(100)]
     probes = [decision for decision in decisions if decision.prefill == bad.prefill]
     assert len(probes) == 5
@@ -119,7 +126,7 @@ def test_everybody_under_suspicion_serves_as_before() -> None:
     router = FlowGuard(ALONE)
     for _ in range(2):
         bad = router.route(request(), signals(lane(A), lane(B)))
-        router.learn(result(bad, finish=Finish.ERROR, error="lost"))
+        router.learn(result(bad, finish=Finish.ERROR, error="lost", lane_failed=True))
     counts = Counter(router.route(request(), signals(lane(A), lane(B))).prefill for _ in range(40))
     assert set(counts.values()) == {20}
 
@@ -127,7 +134,7 @@ def test_everybody_under_suspicion_serves_as_before() -> None:
 def test_a_lane_that_fails_everything_gets_nothing_because_it_has_room() -> None:
     router = FlowGuard(ALONE)
     bad = router.route(request(), signals(lane(A), lane(B)))
-    router.learn(result(bad, finish=Finish.ERROR, error="lost"))
+    router.learn(result(bad, finish=Finish.ERROR, error="lost", lane_failed=True))
     assert router.route(request(), signals(lane(A), lane(B), room=[bad.prefill])).prefill != bad.prefill
 
 

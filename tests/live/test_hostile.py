@@ -78,3 +78,20 @@ def test_an_oversized_body_is_a_413(server: Server) -> None:
 
 def test_an_unknown_path_is_a_404(server: Server) -> None:
     assert httpx.get(f"{server.url}/v1/nothing").status_code == 404
+
+
+NOT_SENDABLE = [{"stop": ["\ud800"]}, {"vllm_xargs": {"max_depth": 2**64}}, {"vllm_xargs": {"x": 2**64}}]
+
+
+@pytest.mark.parametrize("field", NOT_SENDABLE)
+def test_what_cannot_be_sent_to_an_engine_is_refused_and_blames_no_lane(
+    server: Server, field: dict[str, object]
+) -> None:
+    asked = {"model": server.model, "prompt": "hi", "max_tokens": 2}
+    with httpx.Client(base_url=server.url, headers={"content-type": "application/json"}, timeout=30) as client:
+        for _ in range(2):
+            reply = client.post("/v1/completions", content=json.dumps(asked | field))
+            assert 400 <= reply.status_code < 500, reply.text
+        served = client.post("/v1/completions", json=asked, headers={"x-streamserve-decision": "1"})
+    assert served.status_code == 200
+    assert "doubts" not in served.headers["x-streamserve-decision"]

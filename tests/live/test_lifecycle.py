@@ -96,6 +96,11 @@ def test_no_lane_outlives_a_front_that_was_killed(tmp_path: Path) -> None:
         assert httpx.get(f"{server.url}/v1/models").status_code == 401
         listed = httpx.get(f"{server.url}/v1/models", headers={"Authorization": "Bearer secret"})
         assert listed.json()["data"][0]["id"] == "SmolLM2-135M-Instruct"
+        asked = {"prompt": "Hello", "max_tokens": 1}
+        assert httpx.post(f"{server.url}/invocations", json=asked).status_code == 401
+        key = {"Authorization": "Bearer secret"}
+        served = httpx.post(f"{server.url}/invocations", json=asked, headers=key, timeout=60)
+        assert served.status_code == 200, served.text
         below = server.processes()[1:]
         server.process.kill()
         assert not alive(below)

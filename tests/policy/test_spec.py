@@ -35,12 +35,18 @@ def always(index: int, **card: Mapping[str, Bounds]) -> Policy:
 
 
 class Lanes:
-    """Whose controls are noted; a lane in `broken` cannot be set."""
+    """Whose controls are noted; a lane in `broken` cannot be set, one in `slow` does not answer."""
 
-    def __init__(self, speculating: tuple[LaneId, ...] = (A, B), broken: tuple[LaneId, ...] = ()) -> None:
+    def __init__(
+        self,
+        speculating: tuple[LaneId, ...] = (A, B),
+        broken: tuple[LaneId, ...] = (),
+        slow: tuple[LaneId, ...] = (),
+    ) -> None:
         self.set: list[tuple[float, LaneId, DepthControl | None, float]] = []
         self.speculating = speculating
         self.broken = broken
+        self.slow = slow
 
     def signals(self) -> Signals:
         snapshots = {
@@ -52,6 +58,8 @@ class Lanes:
     async def control(self, lane: LaneId, control: DepthControl | None, ttl_s: float) -> None:
         if lane in self.broken:
             raise LaneLost(f"{lane} is lost")
+        if lane in self.slow:
+            await asyncio.get_running_loop().create_future()
         self.set.append((now(), lane, control, ttl_s))
 
 
@@ -115,6 +123,12 @@ def test_a_lane_that_cannot_be_set_does_not_keep_the_others_from_it(caplog: pyte
         controlled(always(3), lanes)
     assert [lane for _, lane, _, _ in lanes.set] == [B] * 4
     assert "could not set the depth of a" in caplog.text
+
+
+def test_a_lane_that_is_long_in_its_step_does_not_keep_the_others_waiting() -> None:
+    lanes = Lanes(slow=(A,))
+    controlled(always(3), lanes, seconds=3.9)
+    assert [(at_s, lane) for at_s, lane, _, _ in lanes.set] == [(0.0, B), (1.0, B), (2.0, B), (3.0, B)]
 
 
 def test_outside_the_envelope_lanes_keep_their_default() -> None:

@@ -239,7 +239,7 @@ async def test_output_that_stops_without_a_finish_is_a_loss() -> None:
     async with Rack((("a", "a"),), engine=LocalEngine(Chunk((1,), 0.0))) as rack:
         with pytest.raises(LaneLost, match="without a finish"):
             await read(rack.serve(make_request()))
-        assert [result.finish for result in rack.results] == [Finish.ERROR]
+        assert [(result.finish, result.lane_failed) for result in rack.results] == [(Finish.ERROR, True)]
 
 
 async def test_a_chunk_without_tokens_is_not_the_first_token() -> None:
@@ -260,7 +260,8 @@ async def test_an_unexpected_error_is_raised_as_it_is_and_recorded() -> None:
     async with Rack(router=BrokenRouter()) as rack:
         with pytest.raises(ZeroDivisionError):
             await read(rack.serve(make_request()))
-        assert [(result.finish, result.error) for result in rack.results] == [(Finish.ERROR, "ZeroDivisionError")]
+        (result,) = rack.results
+        assert (result.finish, result.error, result.lane_failed) == (Finish.ERROR, "ZeroDivisionError", False)
         await rack.assert_empty()
 
 

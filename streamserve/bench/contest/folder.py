@@ -37,13 +37,16 @@ class Folder:
     def __init__(self, path: Path) -> None:
         self.path = path
 
-    def claim(self, settings: Settings, prompts: Mapping[str, Any], model: str) -> None:
-        """Note what is measured, or see that it is what was measured so far. Raises `ConfigError`."""
+    def claim(self, settings: Settings, also: Mapping[str, Any]) -> None:
+        """Note what is measured, or see that it is what was measured so far. Raises `ConfigError`.
+
+        also: what else decides about the results: prompts, model, cores, GPUs.
+        """
         if not any((self.path / "cells").glob("*.json")) and not self.capacities():
             # An earlier start measured nothing, perhaps for a mistake in its options: it binds nobody.
             (self.path / "settings.json").unlink(missing_ok=True)
         told = {key: value for key, value in asdict(settings).items() if key not in LAX}
-        report.claim(self.path, told | {"prompts": prompts, "model": model})
+        report.claim(self.path, told | {"files": report.contents((*settings.systems, *settings.arrivals))} | dict(also))
 
     def machine(self) -> dict[str, Any]:
         """What was measured on, as noted by `claim`."""

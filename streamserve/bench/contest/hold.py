@@ -67,7 +67,8 @@ def hold(wanted: Wanted, console: Console) -> None:
         raise ConfigError(f"--aa starts a second {again.name}, which bench does not start: put another system first")
     labels = entrants(found, again)
     folder = Folder(wanted.out)
-    folder.claim(settings, {name: fingerprint(each) for name, each in sets.items()}, wanted.model)
+    prints = {name: fingerprint(each) for name, each in sets.items()}
+    folder.claim(settings, {"prompts": prints, "model": wanted.model, "cores": len(where.cores), "gpus": where.gpus})
 
     async def measure(progress: ContestProgress) -> list[Kept]:
         async with client.started(where) as generator:

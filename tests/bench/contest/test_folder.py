@@ -50,19 +50,36 @@ def test_cells_of_one_contest_lie_apart() -> None:
     assert len({cell.key for cell in cells}) == len(cells)
 
 
-def test_a_folder_belongs_to_its_settings_prompts_and_model(tmp_path: Path) -> None:
-    folder = Folder(tmp_path)
-    folder.claim(SETTINGS, {"short": "80 prompts"}, "embedded")
+def test_a_folder_belongs_to_its_settings_and_to_what_else_decides(tmp_path: Path) -> None:
+    folder, also = Folder(tmp_path), {"prompts": {"short": "80 prompts"}, "cores": 2}
+    folder.claim(SETTINGS, also)
     folder.keep(kept("vllm", 0, [sample(0.1, 1.0)]))
-    folder.claim(replace(SETTINGS, repeats=9, plots=False), {"short": "80 prompts"}, "embedded")
+    folder.claim(replace(SETTINGS, repeats=9, plots=False), also)
     assert folder.machine()["cores"] >= 1
-    for settings, prompts, model in (
-        (replace(SETTINGS, seed=1), {"short": "80 prompts"}, "embedded"),
-        (SETTINGS, {"short": "81 prompts"}, "embedded"),
-        (SETTINGS, {"short": "80 prompts"}, "other"),
+    for settings, others in (
+        (replace(SETTINGS, seed=1), also),
+        (SETTINGS, also | {"prompts": {"short": "81 prompts"}}),
+        (SETTINGS, also | {"cores": 4}),
     ):
         with pytest.raises(ConfigError, match="other settings"):
-            folder.claim(settings, prompts, model)
+            folder.claim(settings, others)
+
+
+def test_a_folder_belongs_to_what_lies_in_the_files_that_settings_name(tmp_path: Path) -> None:
+    config, policy = tmp_path / "my.yaml", tmp_path / "policy"
+    policy.mkdir()
+    named = replace(SETTINGS, systems=(f"streamserve:{config}+policy={policy}", "vllm"))
+    folder = Folder(tmp_path / "out")
+    for file in (config, policy / "card.json"):
+        file.write_text("before")
+    folder.claim(named, {})
+    folder.keep(kept("vllm", 0, [sample(0.1, 1.0)]))
+    folder.claim(named, {})
+    for file in (config, policy / "card.json"):
+        file.write_text("after")
+        with pytest.raises(ConfigError, match="other settings"):
+            folder.claim(named, {})
+        file.write_text("before")
 
 
 def test_capacities_are_kept(tmp_path: Path) -> None:
@@ -74,8 +91,8 @@ def test_capacities_are_kept(tmp_path: Path) -> None:
 
 def test_a_start_that_measured_nothing_binds_nobody(tmp_path: Path) -> None:
     folder = Folder(tmp_path)
-    folder.claim(replace(SETTINGS, arrivals=("gamma:9",)), {}, "embedded")
-    folder.claim(SETTINGS, {}, "embedded")
+    folder.claim(replace(SETTINGS, arrivals=("gamma:9",)), {})
+    folder.claim(SETTINGS, {})
     folder.keep_capacities({"mix": 1.0})
     with pytest.raises(ConfigError, match="other settings"):
-        folder.claim(replace(SETTINGS, seed=1), {}, "embedded")
+        folder.claim(replace(SETTINGS, seed=1), {})
