@@ -92,8 +92,5 @@ def _with_lanes(config: Config, between: tuple[int, int] | None, rng: np.random.
 
 
 def _slo(settings: Settings) -> Slo:
-    asked, default = settings.slo, settings.config.slo
-    return Slo(
-        default.ttft_s if asked.ttft_s is None else asked.ttft_s,
-        default.tpot_s if asked.tpot_s is None else asked.tpot_s,
-    )
+    default = settings.config.slo
+    return settings.slo.over(Slo(default.ttft_s, default.tpot_s))

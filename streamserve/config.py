@@ -267,7 +267,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "engine.hang_s": (ABOVE_ZERO, math.inf),
     "engine.max_model_len": (1, math.inf),
     "engine.block_tokens": (1, math.inf),
-    "flowguard.stale_s": (0, math.inf),
+    "flowguard.stale_s": (ABOVE_ZERO, math.inf),
     "flowguard.probe_share": (0, 1),
     "policy.rho": (1, math.inf),
     "policy.budget_us": (0, math.inf),

@@ -43,6 +43,13 @@ class Slo:
     ttft_s: float | None = None
     tpot_s: float | None = None
 
+    def over(self, default: "Slo") -> "Slo":
+        """These wishes, and the default's where there is none."""
+        return Slo(
+            default.ttft_s if self.ttft_s is None else self.ttft_s,
+            default.tpot_s if self.tpot_s is None else self.tpot_s,
+        )
+
 
 NO_SLO = Slo()
 

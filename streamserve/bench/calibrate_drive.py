@@ -49,8 +49,8 @@ def greedy(name: str, job: Job) -> Request:
 
 def logged(recorder: StepRecorder) -> "type[VllmLane]":
     """A lane that tells the recorder of every step."""
+    from streamserve.lanes.vllm.controls import REPORT
     from streamserve.lanes.vllm.lane import VllmLane
-    from streamserve.lanes.vllm.stats import REPORT
 
     class LoggedLane(VllmLane):
         """Reads the report before the lane's meter takes it out of vLLM's statistics."""

@@ -58,10 +58,6 @@ class PrefixIndex:
             depths[lane] = depth
         return depths
 
-    def matched_tokens(self, blocks: Chain, lane: LaneId, block_tokens: int) -> int:
-        """Tokens of this chain, from the first on, that the lane holds."""
-        return self.matched(blocks).get(lane, 0) * block_tokens
-
     def sent(self, blocks: Chain, lane: LaneId, capacity_blocks: int = 0) -> None:
         """A prompt with these blocks goes to the lane. capacity_blocks: of its KV cache, 0 = not known."""
         held = self._held.get(lane)

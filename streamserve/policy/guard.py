@@ -91,7 +91,3 @@ class Guard:
             self.verdict = comparison
             return comparison
         return None
-
-    def comparison(self) -> Comparison | None:
-        """The arms as they are now, None while too little is known."""
-        return self._arms.compare()

@@ -82,10 +82,7 @@ class Seat:
 
     def arrived(self, request: Request) -> None:
         """A request is in the system from now on, until `ended`."""
-        wish = request.slo
-        ttft_s = self._slo.ttft_s if wish.ttft_s is None else wish.ttft_s
-        tpot_s = self._slo.tpot_s if wish.tpot_s is None else wish.tpot_s
-        arrived = Arrived(request.id, request.arrived_s, request.max_tokens, Slo(ttft_s, tpot_s))
+        arrived = Arrived(request.id, request.arrived_s, request.max_tokens, request.slo.over(self._slo))
         self._open[request.id] = [arrived]
         if self.agent is not None:
             self.agent.arrived(request.id)

@@ -208,9 +208,8 @@ def _on_one_lane(decision: Decision, why: str) -> Decision:
 
 
 def _with_defaults(request: Request, slo: Slo) -> Request:
-    ttft_s = slo.ttft_s if request.slo.ttft_s is None else request.slo.ttft_s
-    tpot_s = slo.tpot_s if request.slo.tpot_s is None else request.slo.tpot_s
-    return request if Slo(ttft_s, tpot_s) == request.slo else replace(request, slo=Slo(ttft_s, tpot_s))
+    wished = request.slo.over(slo)
+    return request if wished == request.slo else replace(request, slo=wished)
 
 
 def _any_ready(signals: Signals) -> bool:

@@ -16,23 +16,16 @@ STATIC_TABLE = ((2, 4), (8, 2))
 
 
 def goodput_depths(
-    survivals: Survivals,
-    base_tokens: int,
-    prefill_tokens: int,
-    cost: StepCost,
-    price: float = 1.0,
-    weights: Mapping[str, float] | None = None,
+    survivals: Survivals, base_tokens: int, prefill_tokens: int, cost: StepCost, price: float = 1.0
 ) -> dict[str, int]:
     """The depths of best goodput: tokens gained per second of the step.
 
     All draft tokens compete, likeliest first. The best number B of them maximises the goodput (base + the B largest
     survivals) / t(base + B). At another price p, with G that best goodput, it maximises the tokens gained less
     p * G * t(base + B): 0 admits all, a large price none. All B are looked at, since a step's cost may have stairs.
-    base_tokens: decoding requests, with and without draft. weights: of a request's tokens, 1 where missing.
+    base_tokens: decoding requests, with and without draft.
     The optimum over a batch is that of vLLM's adaptive verification (TurboSpec, arXiv 2406.14066).
     """
-    if weights:
-        survivals = {each: [weights.get(each, 1.0) * slot for slot in slots] for each, slots in survivals.items()}
     slots = sorted(chain.from_iterable(survivals.values()), reverse=True)
     if not slots:
         return dict.fromkeys(survivals, 0)

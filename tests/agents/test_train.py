@@ -12,7 +12,7 @@ import pytest
 from sb3_contrib import MaskablePPO
 from stable_baselines3.common.callbacks import BaseCallback
 
-from agents import evaluate, keeper, rating, train
+from agents import evaluate, export, rating, train
 from agents.environments import calibrated, make, training
 from agents.folder import Folder
 from agents.learner import MODEL, learner
@@ -145,7 +145,7 @@ def test_a_run_goes_on_with_its_own_calibration_only(
 ) -> None:
     train.train(recipe(lanes), 0, "two", lambda _line: None, tmp_path)
     measured_anew = CalibrationOf("example", "0" * 64, "example", "cpu")
-    monkeypatch.setattr(keeper.export, "calibration_of", lambda *_: measured_anew)
+    monkeypatch.setattr(export, "calibration_of", lambda *_: measured_anew)
     with pytest.raises(ConfigError, match="another calibration"):
         train.resume("two", 128, lambda _line: None, tmp_path)
 

@@ -9,8 +9,8 @@ from vllm.v1.metrics.stats import PrefixCacheStats, SchedulerStats
 from vllm.v1.spec_decode.metrics import SpecDecodingStats
 
 from streamserve import virtual
-from streamserve.lanes.vllm.controls import encoded
-from streamserve.lanes.vllm.stats import REPORT, LaneMeter, take_report, transfer_durations
+from streamserve.lanes.vllm.controls import REPORT, encoded
+from streamserve.lanes.vllm.stats import LaneMeter, take_report, transfer_durations
 from streamserve.signals import DepthControl, DepthMode, DeviceSignals, LaneSignals, StepCost
 from streamserve.types import LaneId, LaneState
 

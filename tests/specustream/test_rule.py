@@ -93,13 +93,6 @@ def test_a_long_prefill_in_the_step_makes_drafts_cheap() -> None:
     assert sum(goodput_depths(drafts, 16, 1024, COST).values()) == 32
 
 
-def test_weights_move_slots_to_the_request_that_is_late() -> None:
-    drafts = {"early": [0.5, 0.4], "late": [0.45, 0.35]}
-    stairs = StepCost(((4, 0.010), (5, 0.1)))
-    assert goodput_depths(drafts, 2, 0, stairs) == {"early": 1, "late": 1}
-    assert goodput_depths(drafts, 2, 0, stairs, weights={"late": 2.0}) == {"early": 0, "late": 2}
-
-
 def test_target_is_the_least_probability_of_acceptance() -> None:
     assert target_depths({"a": [0.9, 0.6, 0.5, 0.2], "b": [0.4], "c": []}, 0.5) == {"a": 3, "b": 0, "c": 0}
 

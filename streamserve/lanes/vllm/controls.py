@@ -1,10 +1,13 @@
-"""A depth control as it crosses to the engine's process: a list of plain values."""
+"""What crosses between the front and an engine's process: a depth control as plain values, a step's report."""
 
 from collections.abc import Sequence
 from dataclasses import astuple
 from typing import Any
 
 from streamserve.signals import DepthControl, DepthMode
+
+REPORT = "streamserve"
+"""Under this key of vLLM's `ec_connector_stats`, which no engine of ours uses, a step's report travels to the front."""
 
 
 def encoded(control: DepthControl) -> list[Any]:

@@ -20,13 +20,10 @@ from typing import TypeVar
 
 from streamserve.errors import LaneStartError
 from streamserve.lanes.vllm import environment, process
-from streamserve.lanes.vllm.lifeline import PARENT_VARIABLE
+from streamserve.lanes.vllm.lifeline import IMPORT_LOG, PARENT_VARIABLE
 from streamserve.lanes.vllm.process import EngineSpec, Report
 
 T = TypeVar("T")
-
-IMPORT_LOG = "STREAMSERVE_IMPORT_LOG"
-"""As in `preload`, which cannot be imported here: importing it is what it does."""
 
 TERM_GRACE_S = 3.0
 """How long an engine may take to leave after SIGTERM before its process group is killed."""

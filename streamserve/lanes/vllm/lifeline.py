@@ -7,6 +7,9 @@ import signal
 PARENT_VARIABLE = "STREAMSERVE_PARENT_PID"
 """Tells a child who started it, in case that one is gone before the child could ask the kernel."""
 
+IMPORT_LOG = "STREAMSERVE_IMPORT_LOG"
+"""Tells the process that lanes are forked from where it writes."""
+
 _PR_SET_PDEATHSIG = 1
 
 

@@ -44,13 +44,19 @@ def plan(config: Config, cores: Sequence[int]) -> tuple[LanePlan, ...]:
     if config.device == "gpu":
         return tuple(
             LanePlan(
-                lane.id, i, "gpu", (), tuple(lane.gpus), lane.memory_fraction, lane.tensor_parallel_size, transfers
+                lane.id,
+                i,
+                "gpu",
+                gpus=tuple(lane.gpus),
+                memory_fraction=lane.memory_fraction,
+                tensor_parallel_size=lane.tensor_parallel_size,
+                transfers_kv=transfers,
             )
             for i, lane in enumerate(config.lanes)
         )
     assigned = _assign(config, cores)
     return tuple(
-        LanePlan(lane.id, i, "cpu", own, (), 0.9, lane.tensor_parallel_size, transfers)
+        LanePlan(lane.id, i, "cpu", own, tensor_parallel_size=lane.tensor_parallel_size, transfers_kv=transfers)
         for i, (lane, own) in enumerate(zip(config.lanes, assigned, strict=True))
     )
 

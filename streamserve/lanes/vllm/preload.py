@@ -7,13 +7,10 @@ first, since what libraries print while they are imported is not for the termina
 import importlib
 import os
 
-from streamserve.lanes.vllm.lifeline import die_with_parent
+from streamserve.lanes.vllm.lifeline import IMPORT_LOG, die_with_parent
 
 # First: the server of forks ends by itself when its front has gone, but not in the middle of importing.
 die_with_parent()
-
-IMPORT_LOG = "STREAMSERVE_IMPORT_LOG"
-"""Where this process writes; the launcher says so."""
 
 MODULES = [
     "vllm.v1.engine.core",

@@ -7,8 +7,9 @@ costs.
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict
+from functools import wraps
 from typing import Any, cast
 
 from vllm.v1.core.sched.output import SchedulerOutput
@@ -20,16 +21,13 @@ from vllm.v1.outputs import ModelRunnerOutput
 from vllm.v1.request import Request
 
 from streamserve.lanes.vllm.alternation import Alternation
-from streamserve.lanes.vllm.controls import decoded, deepest, encoded
+from streamserve.lanes.vllm.controls import REPORT, decoded, deepest, encoded
 from streamserve.lanes.vllm.verification import draws_rightly
 from streamserve.signals import StepCost
 from streamserve.specustream.cost import StepCostModel
 from streamserve.specustream.draft import NO_DRAFT, Draft, by_position
 from streamserve.specustream.history import HistoryDrafter
 from streamserve.specustream.specustream import RunningDraft, SpecuStream
-
-REPORT = "streamserve"
-"""Under this key of a field that no engine of ours uses, a step's report travels to the front."""
 
 ALTERNATING_S = 3600.0
 
@@ -283,34 +281,24 @@ def depth_cap(request: Request, greedy_only: bool = False) -> int:
     return left if asked is None else min(left, asked)
 
 
-def _forget(core: EngineCore, keep_cost: bool = False) -> None:
-    cast(LaneScheduler, core.scheduler).forget(keep_cost)
+def _offered(method: Callable[..., Any]) -> Callable[..., Any]:
+    """A method of the scheduler as one of the engine core, which looks at its signature when the front calls it."""
 
+    @wraps(method)
+    def call(core: EngineCore, *arguments: Any) -> Any:
+        return method(core.scheduler, *arguments)
 
-def _forget_history(core: EngineCore) -> None:
-    cast(LaneScheduler, core.scheduler).forget_history()
-
-
-def _set_depth(core: EngineCore, control: list[Any] | None, ttl_s: float) -> None:
-    cast(LaneScheduler, core.scheduler).set_depth(control, ttl_s)
-
-
-def _alternate(core: EngineCore, controls: list[list[Any]], steps: int, requests: int) -> None:
-    cast(LaneScheduler, core.scheduler).alternate(controls, steps, requests)
-
-
-def _tallies(core: EngineCore) -> list[dict[str, Any]]:
-    return cast(LaneScheduler, core.scheduler).tallies()
-
-
-def _rule_cost(core: EngineCore) -> dict[str, float]:
-    return cast(LaneScheduler, core.scheduler).rule_cost()
+    return call
 
 
 # The engine core calls its own methods by name when the front asks; these become such methods.
-EngineCore.streamserve_forget = _forget  # type: ignore[attr-defined]
-EngineCore.streamserve_forget_history = _forget_history  # type: ignore[attr-defined]
-EngineCore.streamserve_depth = _set_depth  # type: ignore[attr-defined]
-EngineCore.streamserve_alternate = _alternate  # type: ignore[attr-defined]
-EngineCore.streamserve_tallies = _tallies  # type: ignore[attr-defined]
-EngineCore.streamserve_rule_cost = _rule_cost  # type: ignore[attr-defined]
+OFFERED: dict[str, Callable[..., Any]] = {
+    "forget": LaneScheduler.forget,
+    "forget_history": LaneScheduler.forget_history,
+    "depth": LaneScheduler.set_depth,
+    "alternate": LaneScheduler.alternate,
+    "tallies": LaneScheduler.tallies,
+    "rule_cost": LaneScheduler.rule_cost,
+}
+for name, method in OFFERED.items():
+    setattr(EngineCore, f"streamserve_{name}", _offered(method))

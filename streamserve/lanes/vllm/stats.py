@@ -9,13 +9,10 @@ from vllm.v1.metrics.stats import SchedulerStats
 
 from streamserve.averages import DecayedMean, MovingLatency
 from streamserve.clock import now
-from streamserve.lanes.vllm.controls import decoded
+from streamserve.lanes.vllm.controls import REPORT, decoded
 from streamserve.signals import DepthControl, DeviceSignals, LaneSignals
 from streamserve.specustream.cost import StepCostModel
 from streamserve.types import LaneId, LaneState
-
-REPORT = "streamserve"
-"""Where `LaneScheduler` puts its report: this key of vLLM's `ec_connector_stats`."""
 
 STEP_AVERAGE_S = 5.0
 """Working time over which step time and output rate are averaged."""
