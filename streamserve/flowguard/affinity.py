@@ -3,16 +3,16 @@
 import numpy as np
 
 from streamserve.flowguard.caches import Outlook
-from streamserve.flowguard.pairs import DEGRADED, Pairs
+from streamserve.flowguard.pairs import LearnsNothing, Pairs
 from streamserve.signals import Signals
-from streamserve.types import Decision, Request, Result
+from streamserve.types import Decision, Request
 
 FAR_APART_REQUESTS = 64
 FAR_APART_RATIO = 1.5
 LEAST_HIT = 0.3
 
 
-class LMetric:
+class LMetric(LearnsNothing):
     """The least product of tokens to prefill and batch size: LMetric (arXiv 2603.15202), which needs no tuning.
 
     Tokens: those queued for prefill and those of this prompt that are not cached. Batch: the requests there and this
@@ -33,15 +33,11 @@ class LMetric:
         products = tokens[:, None] * (1.0 + half[:, None] + half[None, :])
         prefill, decode = self._outlook.topology.least(field.roomy, products)
         self._outlook.sent(seen, prefill, decode)
-        reason = DEGRADED if field.degraded else "least tokens to prefill x batch"
         scores = {"product": float(products[prefill, decode]), "cached_tokens": float(cached.tokens[prefill])}
-        return Decision(field.lanes[prefill], field.lanes[decode], self.name, reason, scores, at_s=signals.at_s)
-
-    def learn(self, result: Result) -> None:
-        """Nothing to learn."""
+        return field.decision((prefill, decode), self.name, "least tokens to prefill x batch", signals.at_s, scores)
 
 
-class PrefixAffinity:
+class PrefixAffinity(LearnsNothing):
     """The lane that holds most of the prompt, if at least 0.3 of it and the lanes are not too far apart.
 
     Else the pair with the fewest requests in flight. Too far apart: the fullest lane has more than 64 requests more
@@ -70,10 +66,5 @@ class PrefixAffinity:
         prefill, decode = self._outlook.topology.least(mask, requests[:, None] + requests[None, :])
         self._outlook.sent(seen, prefill, decode)
         reason = f"holds {share:.0%} of the prompt" if affine else "fewest requests"
-        if field.degraded:
-            reason = DEGRADED
         scores = {"cached_tokens": float(cached.tokens[prefill]), "decode_requests": float(requests[decode])}
-        return Decision(field.lanes[prefill], field.lanes[decode], self.name, reason, scores, at_s=signals.at_s)
-
-    def learn(self, result: Result) -> None:
-        """Nothing to learn."""
+        return field.decision((prefill, decode), self.name, reason, signals.at_s, scores)

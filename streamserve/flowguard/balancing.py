@@ -2,10 +2,10 @@
 
 import numpy as np
 
-from streamserve.flowguard.pairs import DEGRADED, Floats, Pairs, Topology
+from streamserve.flowguard.pairs import Floats, LearnsNothing, Pairs, Topology
 from streamserve.flowguard.table import LaneTable, LaneVectors
 from streamserve.signals import Signals
-from streamserve.types import Decision, Request, Result
+from streamserve.types import Decision, Request
 
 DECODE_COST_TOKENS = 128
 """What one decoding request costs a lane, in prompt tokens.
@@ -14,7 +14,7 @@ On a CPU lane one more request in the batch adds about as much to a step as 1.5 
 """
 
 
-class LeastLoaded:
+class LeastLoaded(LearnsNothing):
     """The ready pair with the least work in front of the request; ties go to the one chosen longest ago.
 
     A lane's work, in prompt tokens, is what it has yet to prefill plus `DECODE_COST_TOKENS` for each request that
@@ -36,14 +36,10 @@ class LeastLoaded:
         work = lanes.prefill_tokens + DECODE_COST_TOKENS * lanes.decode_requests
         prefill, decode = self._topology.least(field.roomy, work[:, None] + work[None, :])
         scores = {"prefill_work_tokens": float(work[prefill]), "decode_work_tokens": float(work[decode])}
-        reason = DEGRADED if field.degraded else "least work"
-        return Decision(field.lanes[prefill], field.lanes[decode], self.name, reason, scores, at_s=signals.at_s)
-
-    def learn(self, result: Result) -> None:
-        """Nothing to learn."""
+        return field.decision((prefill, decode), self.name, "least work", signals.at_s, scores)
 
 
-class PowerOfTwo:
+class PowerOfTwo(LearnsNothing):
     """Of two ready pairs drawn at random, the one with fewer requests in flight. seed: of its own generator.
 
     Mitzenmacher, The power of two choices in randomized load balancing (2001).
@@ -68,15 +64,11 @@ class PowerOfTwo:
         drawn[places[[first, (first + 1 + second) % len(places)]]] = True
         mask = drawn.reshape(field.mask.shape)
         prefill, decode = self._topology.least(mask, requests[:, None] + requests[None, :])
-        reason = DEGRADED if field.degraded else "the emptier of two drawn"
         scores = {"prefill_requests": float(requests[prefill]), "decode_requests": float(requests[decode])}
-        return Decision(field.lanes[prefill], field.lanes[decode], self.name, reason, scores, at_s=signals.at_s)
-
-    def learn(self, result: Result) -> None:
-        """Nothing to learn."""
+        return field.decision((prefill, decode), self.name, "the emptier of two drawn", signals.at_s, scores)
 
 
-class VllmDp:
+class VllmDp(LearnsNothing):
     """The rule of vLLM's data-parallel balancer: least 4 x waiting + running, of both lanes of a pair.
 
     With the correction for requests that the engine has not reported yet: waiting + running is at least our own count
@@ -94,12 +86,8 @@ class VllmDp:
         field = self._topology.candidates(request, signals)
         scores = vllm_dp_scores(self._table.read(signals))
         prefill, decode = self._topology.least(field.roomy, scores[:, None] + scores[None, :])
-        reason = DEGRADED if field.degraded else "least 4 x waiting + running"
         told = {"prefill_score": float(scores[prefill]), "decode_score": float(scores[decode])}
-        return Decision(field.lanes[prefill], field.lanes[decode], self.name, reason, told, at_s=signals.at_s)
-
-    def learn(self, result: Result) -> None:
-        """Nothing to learn."""
+        return field.decision((prefill, decode), self.name, "least 4 x waiting + running", signals.at_s, told)
 
 
 def vllm_dp_scores(lanes: LaneVectors) -> Floats:

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from streamserve.flowguard.pairs import DEGRADED, Pairs, Topology
+from streamserve.flowguard.pairs import LearnsNothing, Pairs, Topology
 from streamserve.signals import Signals
-from streamserve.types import Decision, Request, Result
+from streamserve.types import Decision, Request
 
 
-class RoundRobin:
+class RoundRobin(LearnsNothing):
     """The ready pair that was chosen longest ago."""
 
     name = "round_robin"
@@ -19,14 +19,10 @@ class RoundRobin:
         """Raises `NoLane`."""
         field = self._topology.candidates(request, signals)
         prefill, decode = self._topology.oldest(field.roomy)
-        reason = DEGRADED if field.degraded else "next in turn"
-        return Decision(field.lanes[prefill], field.lanes[decode], self.name, reason, at_s=signals.at_s)
-
-    def learn(self, result: Result) -> None:
-        """Nothing to learn."""
+        return field.decision((prefill, decode), self.name, "next in turn", signals.at_s)
 
 
-class Random:
+class Random(LearnsNothing):
     """Any ready pair, each as likely as the others. seed: of its own generator."""
 
     name = "random"
@@ -40,8 +36,4 @@ class Random:
         field = self._topology.candidates(request, signals)
         places = np.flatnonzero(field.roomy)
         prefill, decode = divmod(int(places[self._generator.integers(len(places))]), len(field.lanes))
-        reason = DEGRADED if field.degraded else "drawn at random"
-        return Decision(field.lanes[prefill], field.lanes[decode], self.name, reason, at_s=signals.at_s)
-
-    def learn(self, result: Result) -> None:
-        """Nothing to learn."""
+        return field.decision((prefill, decode), self.name, "drawn at random", signals.at_s)

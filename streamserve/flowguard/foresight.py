@@ -1,7 +1,7 @@
 """PredictedLatency: the pair on which this request alone is predicted to end first."""
 
 from streamserve.flowguard.caches import Outlook
-from streamserve.flowguard.pairs import DEGRADED, Block, Pairs
+from streamserve.flowguard.pairs import Block, Pairs
 from streamserve.flowguard.predict import Predictor
 from streamserve.signals import Signals
 from streamserve.types import Decision, Request, Result
@@ -26,15 +26,8 @@ class PredictedLatency:
         self._predictor.chosen(request, lanes, forecast, block, (prefill, decode), signals.at_s)
         self._outlook.sent(seen, prefill, decode)
         prediction = self._predictor.prediction(forecast, (prefill, decode), request)
-        return Decision(
-            prefill=field.lanes[prefill],
-            decode=field.lanes[decode],
-            router=self.name,
-            reason=DEGRADED if field.degraded else "least predicted latency",
-            scores={"e2e_s": prediction.e2e_s},
-            prediction=prediction,
-            at_s=signals.at_s,
-        )
+        scores = {"e2e_s": prediction.e2e_s}
+        return field.decision((prefill, decode), self.name, "least predicted latency", signals.at_s, scores, prediction)
 
     def learn(self, result: Result) -> None:
         """Correct the predictions by how a request turned out."""

@@ -1,5 +1,6 @@
 """Which pairs may serve a request now, as a matrix over the lanes, and whose turn it is."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -8,7 +9,7 @@ from numpy.typing import NDArray
 
 from streamserve.errors import NoLane
 from streamserve.signals import Signals
-from streamserve.types import LaneId, LaneState, Request
+from streamserve.types import Decision, LaneId, LaneState, Prediction, Request, Result
 
 Pair = tuple[LaneId, LaneId]
 Pairs = tuple[Pair, ...]
@@ -19,6 +20,13 @@ Places = NDArray[np.int64]
 
 READY = LaneState.READY
 DEGRADED = "degraded: no configured pair is ready"
+
+
+class LearnsNothing:
+    """A `Router` whose rule does not depend on how requests turned out."""
+
+    def learn(self, result: Result) -> None:
+        """Nothing to learn."""
 
 
 class Candidates(NamedTuple):
@@ -39,6 +47,20 @@ class Candidates(NamedTuple):
     def pairs(self) -> Pairs:
         """The roomy ones by name."""
         return tuple((self.lanes[prefill], self.lanes[decode]) for prefill, decode in np.argwhere(self.roomy).tolist())
+
+    def decision(
+        self,
+        place: tuple[int, int],
+        router: str,
+        reason: str,
+        at_s: float,
+        scores: Mapping[str, float] | None = None,
+        prediction: Prediction | None = None,
+    ) -> Decision:
+        """The request goes to the pair in this row and column. reason: unless these are a makeshift."""
+        prefill, decode = self.lanes[place[0]], self.lanes[place[1]]
+        said = DEGRADED if self.degraded else reason
+        return Decision(prefill, decode, router, said, scores or {}, prediction, at_s=at_s)
 
     def without(self, lanes: Mask) -> "Candidates":
         """Those in which none of these lanes takes part, or all when none is left."""
