@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from streamserve.bench import report, rig, systems
+from streamserve.bench.planner import Cell, Mix, Planner
 from streamserve.bench.ranking import MAX_GAP_S, Outcome
-from streamserve.bench.routing import Bench, Cell, Planner
+from streamserve.bench.routing import Bench, Serving
 from streamserve.config import Config
 from streamserve.errors import ConfigError
 from streamserve.flowguard import routers
 from streamserve.policy import store
+from streamserve.types import Slo
 from streamserve.workload import prompts
 
 HEURISTIC = "flowguard"
@@ -72,14 +74,6 @@ class Contrast:
     slo_ttft: float = 3.0
     slo_tpot: float = 0.1
     order: str = "fcfs"
-    multi_turn: bool = False
-    turns: int = 4
-    pause: float = 8.0
-    announce_slo: bool = False
-    disturb: Sequence[str] = ()
-    """What happens in the runs of one scenario; the scenes say it."""
-    routers: Sequence[str] = ()
-    """All systems as texts; `systems` says them."""
 
     @property
     def systems(self) -> dict[str, str]:
@@ -169,11 +163,12 @@ def _path(given: Contrast, scenario: str, number: int, title: str) -> Path:
 async def _serve(given: Contrast, every: Sequence[Run], done: dict[Path, Outcome], told: Progress) -> None:
     sets = prompts.load_folder(given.prompts, given.workloads)
     names = given.systems
-    plain = replace(given, routers=tuple(names.values()))
+    how = Serving(tuple(names.values()), given.out, given.order, False, (), given.capacity, given.capacity_requests)
+    mix = Mix(given.seed, given.length_scale, Slo(given.slo_ttft, given.slo_tpot))
     told(len(done), len(every), "lanes start")
     async with rig.live({systems.LANES: given.config}, lambda _lane, _stage: None) as ready:
-        planner = Planner(sets, lambda prompt: ready.tokenizer.encode(prompt.messages), given)
-        bench = Bench(ready, planner, plain)
+        planner = Planner(sets, lambda prompt: ready.tokenizer.encode(prompt.messages), mix)
+        bench = Bench(ready, planner, how)
         await bench.warm_up()
         capacity = await bench.capacity()
         for scenario, number, title, path in every:
@@ -183,7 +178,7 @@ async def _serve(given: Contrast, every: Sequence[Run], done: dict[Path, Outcome
             left, disturbances = _slowed(given.config) if scene.slow else (1.0, ())
             cell = Cell(scene.arrivals, load, number)
             sent = planner.cell(cell, left * capacity, given.requests)
-            slowed = Bench(ready, planner, replace(plain, disturb=disturbances))
+            slowed = Bench(ready, planner, replace(how, disturb=disturbances))
             outcome = await slowed.outcome(cell, names[title], sent)
             report.write(path, outcome)
             done[path] = outcome

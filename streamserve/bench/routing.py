@@ -12,17 +12,17 @@ Systems are written ROUTER, then +ORDER, +direct (no late binding) or +late (alw
 
 import argparse
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import uvloop
 
 from streamserve.bench import disturb, ranking, report, rig, systems
 from streamserve.bench.disturb import Disturbance, disturbed
+from streamserve.bench.planner import Cell, Mix, Planner
 from streamserve.bench.ranking import Outcome, Served
 from streamserve.bench.steady import steady
 from streamserve.bench.systems import System
@@ -32,9 +32,8 @@ from streamserve.policy import store
 from streamserve.policy.switch import PolicySwitch
 from streamserve.scheduler.scheduler import StreamScheduler
 from streamserve.types import Slo
-from streamserve.workload import arrivals, openloop, plan, prompts
-from streamserve.workload.plan import Encode, Plan
-from streamserve.workload.prompts import Prompt
+from streamserve.workload import arrivals, openloop, prompts
+from streamserve.workload.plan import Plan
 
 TAIL_S = 10.0
 """About how long a run goes on after its last arrival, with what is done between runs."""
@@ -43,59 +42,20 @@ WARM_UP = 6
 
 
 @dataclass(frozen=True, slots=True)
-class Cell:
-    """What one run measures."""
+class Serving:
+    """What serves, and how; texts as the module describes them."""
 
-    arrivals: str
-    load: float
-    repeat: int
-
-    def path(self, folder: Path, system: str) -> Path:
-        """Where its result lies."""
-        return folder / "runs" / f"{report.slug(self.arrivals)}-{self.load:g}-{self.repeat}-{report.slug(system)}.json"
-
-
-class Planner:
-    """Makes the plans of the cells: the same for every system, and again after a restart."""
-
-    def __init__(self, sets: Mapping[str, Sequence[Prompt]], encode: Encode, options: Any) -> None:
-        self._sets = sets
-        self._encode = encode
-        self._options = options
-        self._slo = Slo(options.slo_ttft, options.slo_tpot)
-
-    def cell(self, cell: Cell, capacity: float, n: int) -> Plan:
-        """About `n` requests at the cell's share of the capacity."""
-        rng = np.random.default_rng([self._options.seed, cell.repeat])
-        process = arrivals.parse(cell.arrivals)
-        rate = cell.load * capacity
-        if self._options.multi_turn:
-            return self._turns(process, rate, n, rng)
-        return plan.plan(self._times(process, rate, n, rng), self._mix(rng, n), self._encode, self._slo)
-
-    def burst(self, n: int, seed: int) -> Plan:
-        """`n` requests at once."""
-        rng = np.random.default_rng([self._options.seed, 1_000_000 + seed])
-        return plan.plan([0.0] * n, self._mix(rng, n), self._encode, self._slo)
-
-    def _times(self, process: arrivals.Arrivals, rate: float, n: int, rng: np.random.Generator) -> list[float]:
-        return arrivals.stretched(plan.take(process.times(rate, rng), n), rate)
-
-    def _mix(self, rng: np.random.Generator, n: int) -> list[Prompt]:
-        return [self._scaled(each) for each in prompts.mix(self._sets, rng, n)]
-
-    def _turns(self, process: arrivals.Arrivals, rate: float, n: int, rng: np.random.Generator) -> Plan:
-        turns = self._options.turns
-        talks = max(1, n // turns)
-        starts_s = self._times(process, rate / turns, talks, rng)
-        opener, *others = self._sets.values()
-        followups = [each for entries in others or [opener] for each in entries]
-        made = prompts.conversations(opener, followups, turns, talks, rng)
-        scaled = [[self._scaled(each) for each in talk] for talk in made]
-        return plan.turns(starts_s, scaled, self._options.pause, rng, self._encode, self._slo)
-
-    def _scaled(self, prompt: Prompt) -> Prompt:
-        return replace(prompt, max_tokens=max(2, round(prompt.max_tokens * self._options.length_scale)))
+    routers: Sequence[str]
+    """The first one's capacity is what loads are shares of."""
+    out: Path
+    order: str = "fcfs"
+    announce_slo: bool = False
+    """Whether requests carry their SLO; without, they are only judged by it."""
+    disturb: Sequence[str] = ()
+    """What happens in every run."""
+    capacity: float | None = None
+    """Requests per second, instead of measuring it."""
+    capacity_requests: int = 32
 
 
 def requests_within(seconds: float, rates: Sequence[float], runs_per_rate: int) -> int:
@@ -104,12 +64,14 @@ def requests_within(seconds: float, rates: Sequence[float], runs_per_rate: int) 
     return max(FEWEST, int((seconds - runs_per_rate * len(rates) * TAIL_S) / sending_s))
 
 
-def rounds(options: Any) -> Iterator[tuple[Cell, list[str]]]:
+def rounds(
+    names: Sequence[str], processes: Sequence[str], loads: Sequence[float], repeats: int, seed: int
+) -> Iterator[tuple[Cell, list[str]]]:
     """Every cell with its order of systems; a repeat is complete before the next begins."""
-    for repeat in range(options.repeats):
-        for process, load in product(options.arrivals, options.loads):
-            order = list(options.routers) + ([systems.PLAIN] if options.baseline is not None else [])
-            random.Random(f"{options.seed}/{repeat}/{process}/{load}").shuffle(order)
+    for repeat in range(repeats):
+        for process, load in product(processes, loads):
+            order = list(names)
+            random.Random(f"{seed}/{repeat}/{process}/{load}").shuffle(order)
             yield Cell(process, load, repeat), order
 
 
@@ -142,11 +104,11 @@ def served(run: openloop.Run) -> tuple[Served, ...]:
 class Bench:
     """The rig, and what runs on it."""
 
-    def __init__(self, ready: rig.Rig, planner: Planner, options: Any) -> None:
+    def __init__(self, ready: rig.Rig, planner: Planner, how: Serving) -> None:
         self._ready = ready
         self._planner = planner
-        self._options = options
-        self._systems = {text: systems.parse(text, options.order, live=True) for text in options.routers}
+        self._how = how
+        self._systems = {text: systems.parse(text, how.order, live=True) for text in how.routers}
         self._systems[systems.PLAIN] = systems.PLAIN_ENGINE
 
     async def serve(
@@ -170,7 +132,7 @@ class Bench:
 
         try:
             async with disturbed(list(lane_set.lanes.values()), disturbances):
-                announce_slo = self._options.announce_slo
+                announce_slo = self._how.announce_slo
                 run = await openloop.send(
                     sent, open_scheduler, rig.planned, announce_slo=announce_slo, keep_outputs=True
                 )
@@ -193,12 +155,12 @@ class Bench:
 
         The tail, when the batch runs empty, is included: it is a little below what lanes can do for ever.
         """
-        path = self._options.out / "capacity.json"
-        known = self._options.capacity or report.read(path, float)
+        path = self._how.out / "capacity.json"
+        known = self._how.capacity or report.read(path, float)
         if known is None:
-            system = self._systems[self._options.routers[0]]
+            system = self._systems[self._how.routers[0]]
             run, _ = await steady(
-                lambda: self.serve(system, self._planner.burst(self._options.capacity_requests, 1)), print
+                lambda: self.serve(system, self._planner.burst(self._how.capacity_requests, 1)), print
             )
             known = openloop.summarise(run).requests_per_s
             report.write(path, known)
@@ -206,7 +168,7 @@ class Bench:
 
     async def outcome(self, cell: Cell, system: str, sent: Plan) -> Outcome:
         """One run."""
-        disturbances = [disturb.parse(text) for text in self._options.disturb]
+        disturbances = [disturb.parse(text) for text in self._how.disturb]
         made = self._systems[system]
 
         async def attempt() -> tuple[openloop.Run, PolicySwitch | None]:
@@ -228,10 +190,11 @@ class Bench:
         )
 
 
-async def measure(bench: Bench, planner: Planner, options: Any) -> list[Outcome]:
+async def measure(bench: Bench, planner: Planner, options: Namespace) -> list[Outcome]:
     """All cells, those of an earlier start read from where they lie."""
     capacity = await bench.capacity()
-    every = list(rounds(options))
+    names = [*options.routers, *([systems.PLAIN] if options.baseline is not None else [])]
+    every = list(rounds(names, options.arrivals, options.loads, options.repeats, options.seed))
     runs = sum(len(order) for _, order in every)
     rates = [load * capacity for load in options.loads]
     n = options.requests or requests_within(options.minutes * 60, rates, runs // len(rates))
@@ -261,13 +224,14 @@ def _line(outcome: Outcome) -> str:
     return f"{outcome.system}: E2E mean {e2e.mean_s:.2f} s, p99 {e2e.p99_s:.2f} s, {outcome.summary.failed} failed"
 
 
-async def main(options: Any) -> None:
-    check(options)
+async def main(options: Namespace) -> None:
+    how = serving(options)
+    check(how, options.arrivals, options.loads)
     sets = prompts.load_folder(options.prompts, options.workloads)
     configs = systems.configs(options.lanes, len(available_cores()), options.baseline, options.set)
     async with rig.live(configs, lambda lane, stage: print(f"{lane}: {stage}", flush=True)) as ready:
-        planner = Planner(sets, lambda prompt: ready.tokenizer.encode(prompt.messages), options)
-        bench = Bench(ready, planner, options)
+        planner = Planner(sets, lambda prompt: ready.tokenizer.encode(prompt.messages), mix(options))
+        bench = Bench(ready, planner, how)
         await bench.warm_up()
         outcomes = await measure(bench, planner, options)
     text = ranking.text(outcomes, options.routers[0])
@@ -277,20 +241,31 @@ async def main(options: Any) -> None:
         print("no plots: matplotlib is not installed")
 
 
-def check(options: Any) -> None:
+def mix(options: Namespace) -> Mix:
+    """The command line's way of drawing requests."""
+    slo = Slo(options.slo_ttft, options.slo_tpot)
+    return Mix(options.seed, options.length_scale, slo, options.multi_turn, options.turns, options.pause)
+
+
+def serving(options: Namespace) -> Serving:
+    """The command line's systems."""
+    return Serving(**{each.name: getattr(options, each.name) for each in fields(Serving)})
+
+
+def check(how: Serving, processes: Sequence[str], loads: Sequence[float]) -> None:
     """Find mistakes before lanes are started. Raises `ConfigError` and `PolicyError`."""
-    for text in options.disturb:
+    for text in how.disturb:
         disturb.parse(text)
-    for text in options.routers:
-        system = systems.parse(text, options.order, live=True)
+    for text in how.routers:
+        system = systems.parse(text, how.order, live=True)
         if system.policy is not None:
             store.load(store.find(system.policy))
-    for text in options.arrivals:
+    for text in processes:
         process = arrivals.parse(text)
         if process.path is not None:
             arrivals.read_trace(process.path)
-    if min(options.loads) <= 0:
-        raise ConfigError(f"--loads must be above 0, got {min(options.loads):g}")
+    if min(loads) <= 0:
+        raise ConfigError(f"--loads must be above 0, got {min(loads):g}")
 
 
 def arguments() -> argparse.ArgumentParser:

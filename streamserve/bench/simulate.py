@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from streamserve.bench import report, simulated, systems
-from streamserve.bench.routing import Cell
+from streamserve.bench.planner import Cell
 from streamserve.bench.simulated import Simulated
 from streamserve.bench.workloads import Plans, TracePlans, Workload
 from streamserve.config import Config

@@ -7,7 +7,7 @@ again with the same settings, it goes on where it stopped, and simulates anew: a
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from itertools import product
 from pathlib import Path
@@ -17,8 +17,9 @@ import uvloop
 from streamserve.bench import fidelity, report, rig, routing, systems
 from streamserve.bench.calibrate import new_drafter
 from streamserve.bench.fidelity import Fidelity, Runs
+from streamserve.bench.planner import Cell, Mix, Planner
 from streamserve.bench.ranking import MAX_GAP_S, Outcome, served_e2e_s
-from streamserve.bench.routing import Bench, Cell, Planner
+from streamserve.bench.routing import Bench, Serving
 from streamserve.config import Config
 from streamserve.errors import ConfigError
 from streamserve.lanes.sim.calibration import Calibration
@@ -57,15 +58,21 @@ class Validation:
     capacity_requests: int = 32
     length_scale: float = 1.0
     multi_turn: bool = False
-    turns: int = 4
-    pause: float = 8.0
-    slo_ttft: float = 3.0
-    slo_tpot: float = 0.1
-    announce_slo: bool = False
     seed: int = 0
-    baseline: None = None
-    disturb: tuple[str, ...] = ()
     drafts: str = REPLAYED
+
+    @property
+    def mix(self) -> Mix:
+        return Mix(self.seed, self.length_scale, multi_turn=self.multi_turn)
+
+    @property
+    def serving(self) -> Serving:
+        order, most = self.order, self.capacity_requests
+        return Serving(self.routers, self.out, order, capacity=self.capacity, capacity_requests=most)
+
+    def rounds(self) -> Iterator[tuple[Cell, list[str]]]:
+        """The live runs."""
+        return routing.rounds(self.routers, self.arrivals, self.loads, self.repeats, self.seed)
 
 
 def run(
@@ -76,7 +83,7 @@ def run(
     Raises `ConfigError`, and what bringing up lanes raises.
     """
     check(config, calibration, SimOptions())
-    routing.check(given)
+    routing.check(given.serving, given.arrivals, given.loads)
     for text in given.routers:
         systems.parse(text, given.order)
     # A folder that is claimed for prompts which are not there would refuse the right ones.
@@ -103,11 +110,11 @@ async def measure(given: Validation, config: Config) -> None:
     """The live runs that do not lie in the folder yet, and the plans of all."""
     sets = prompts.load_folder(given.prompts, given.workloads)
     async with rig.live({systems.LANES: config}, lambda lane, stage: print(f"{lane}: {stage}", flush=True)) as ready:
-        planner = Planner(sets, lambda prompt: ready.tokenizer.encode(prompt.messages), given)
-        bench = Bench(ready, planner, given)
+        planner = Planner(sets, lambda prompt: ready.tokenizer.encode(prompt.messages), given.mix)
+        bench = Bench(ready, planner, given.serving)
         await bench.warm_up()
         capacity = await bench.capacity()
-        every = list(routing.rounds(given))
+        every = list(given.rounds())
         runs = sum(len(order) for _, order in every)
         rates = [load * capacity for load in given.loads]
         n = given.requests or routing.requests_within(given.minutes * 60, rates, runs // len(rates))
@@ -137,7 +144,7 @@ def imitate(
         for system, seed in product(given.routers, range(given.sim_seeds)):
             over = systems.parse(system, given.order).over(config)
             options = SimOptions(seed=seed, drafts=drafts)
-            made = simulate(plan, over, calibration, options, announce_slo=given.announce_slo).run
+            made = simulate(plan, over, calibration, options).run
             cell = Cell(process, load, seed)
             outcome = Outcome(process, load, system, seed, openloop.summarise(made), 0.0, 0.0, routing.served(made))
             report.write(cell.path(given.out / "simulated", system), outcome)
@@ -188,7 +195,7 @@ def _plan_path(given: Validation, arrivals: str, load: float) -> Path:
 
 
 def _live_paths(given: Validation) -> list[Path]:
-    return [cell.path(given.out / "live", system) for cell, order in routing.rounds(given) for system in order]
+    return [cell.path(given.out / "live", system) for cell, order in given.rounds() for system in order]
 
 
 def _grouped(outcomes: Sequence[Outcome]) -> dict[fidelity.Key, list[Outcome]]:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from streamserve.bench.routing import Cell, Planner
+from streamserve.bench.planner import Cell, Mix, Planner
 from streamserve.errors import ConfigError
 from streamserve.types import Slo
 from streamserve.workload import arrivals, lengths, plan, prompts
@@ -35,6 +35,11 @@ class Workload:
     slo_tpot: float = 0.1
     seed: int = 0
 
+    @property
+    def mix(self) -> Mix:
+        slo = Slo(self.slo_ttft, self.slo_tpot)
+        return Mix(self.seed, self.length_scale, slo, self.multi_turn, self.turns, self.pause)
+
 
 class Plans(Protocol):
     """The plans of every cell, the same for all systems."""
@@ -60,7 +65,9 @@ def plans(workload: Workload, encode: Encode | None = None) -> Plans:
     if workload.trace is not None:
         return TracePlans(lengths.read_rows(workload.trace), workload)
     if workload.prompts is not None:
-        return Planner(prompts.load_folder(workload.prompts, workload.workloads), encode or lengths.pieces, workload)
+        return Planner(
+            prompts.load_folder(workload.prompts, workload.workloads), encode or lengths.pieces, workload.mix
+        )
     return LengthPlans(lengths.parse(workload.lengths), workload)
 
 

@@ -16,8 +16,8 @@ from hypothesis import strategies as st
 from streamserve.bench import ranking, routing, systems
 from streamserve.bench.disturb import Disturbance
 from streamserve.bench.figures import Spread
+from streamserve.bench.planner import Cell, Planner
 from streamserve.bench.ranking import Outcome, Served
-from streamserve.bench.routing import Cell, Planner
 from streamserve.config import Config, LaneConfig
 from streamserve.errors import ConfigError
 from streamserve.policy.switch import PolicySwitch
@@ -35,7 +35,7 @@ def options(*more: str) -> Namespace:
 def planner(*more: str) -> Planner:
     rng = np.random.default_rng(0)
     sets = {"short": prompts.synthetic(20, rng, (1, 3)), "long": prompts.synthetic(20, rng, (20, 30))}
-    return Planner(sets, encode, options(*more))
+    return Planner(sets, encode, routing.mix(options(*more)))
 
 
 def encode(prompt: Prompt) -> list[int]:
@@ -108,19 +108,25 @@ def test_runs_fit_the_time_or_have_the_fewest_requests(seconds: float, rates: li
 
 
 def test_every_repeat_is_complete_and_interleaved() -> None:
-    made = list(routing.rounds(options("--repeats", "3", "--loads", "0.5", "0.9", "--baseline", "3")))
+    names = ("flowguard", "least_loaded", "plain", "round_robin")
+    made = list(routing.rounds(names, ["poisson", "gamma:5"], [0.5, 0.9], 3, seed=0))
     assert [cell.repeat for cell, _ in made] == [0] * 4 + [1] * 4 + [2] * 4
-    assert {tuple(sorted(order)) for _, order in made} == {("flowguard", "least_loaded", "plain", "round_robin")}
+    assert {tuple(sorted(order)) for _, order in made} == {names}
     assert len({tuple(order) for _, order in made}) > 3
+
+
+def check(*more: str) -> None:
+    given = options(*more)
+    routing.check(routing.serving(given), given.arrivals, given.loads)
 
 
 def test_mistakes_are_found_before_lanes_start(tmp_path: Path) -> None:
     for more in (["--arrivals", "often"], ["--arrivals", f"trace:{tmp_path / 'no.csv'}"], ["--loads", "0"]):
         with pytest.raises(ConfigError):
-            routing.check(options(*more))
+            check(*more)
     with pytest.raises(ConfigError):
-        routing.check(options("--routers", "flowguard+x"))
-    routing.check(options())
+        check("--routers", "flowguard+x")
+    check()
 
 
 def summary(e2e_s: float, goodput: float = 1.0) -> Summary:
@@ -214,7 +220,7 @@ class Scripted(routing.Bench):
     """A bench whose runs are made up; `served` counts them."""
 
     def __init__(self, planner: Planner, options: Namespace) -> None:
-        super().__init__(None, planner, options)  # type: ignore[arg-type]
+        super().__init__(None, planner, routing.serving(options))  # type: ignore[arg-type]
         self.served: list[str] = []
 
     async def serve(

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from streamserve import cli
 from streamserve.bench import simulate, simulated, workloads
-from streamserve.bench.routing import Cell
+from streamserve.bench.planner import Cell
 from streamserve.bench.simulate import Study
 from streamserve.bench.workloads import Workload
 from streamserve.config import Config, LaneConfig, SchedulerConfig
