@@ -81,6 +81,15 @@ def step_by_step(batch: list[Sequence], first: list[int], known: dict[int, int],
     return Rows(ends, [list(each) for each in zip(*rows, strict=True)] if batch else [], drafted)
 
 
+def test_a_full_batch_takes_up_nobody_who_waits() -> None:
+    batch = Batch(Cache(10**6, 16), 1, lambda _: None)
+    for name in "ab":
+        batch.add(Sequence(request(name, prompt=100), False, None, ()))
+    assert batch.next_tokens == batch.queued_tokens == 200
+    assert [tokens for _, tokens in batch.prompts(60)] == [60]
+    assert (batch.queued_tokens, batch.next_tokens) == (140, 40)
+
+
 @pytest.mark.parametrize("seed", range(40))
 def test_steps_made_up_request_by_request_are_those_made_up_step_by_step(seed: int) -> None:
     random = Random(seed)
