@@ -77,16 +77,18 @@ class RemoteStage(ABC):
                 return question
             if self._books.left == 0:
                 return self._end(None)
-            ahead_s = [until_s, *(each for each in (self._due_s(), self._drain_by_s) if each is not None)]
+            # Once all requests are sent there may be nothing to decide until they have ended.
+            latest_s = until_s if self._drain_by_s is None else self._drain_by_s
+            due_s = self._due_s()
             try:
-                message = self._hear(min(ahead_s) - time.monotonic())
+                message = self._hear((latest_s if due_s is None else min(latest_s, due_s)) - time.monotonic())
             except TimeoutError:
-                if self._drain_by_s is not None and time.monotonic() >= self._drain_by_s:
-                    left, limit_s = self._books.left, self._drain_limit_s
-                    return self._end(f"{left} requests had not ended {limit_s:g} s after the last arrival")
-                if time.monotonic() >= until_s:
+                if time.monotonic() < latest_s:
+                    continue
+                if self._drain_by_s is None:
                     raise TimeoutError(self._silence()) from None
-                continue
+                left, limit_s = self._books.left, self._drain_limit_s
+                return self._end(f"{left} requests had not ended {limit_s:g} s after the last arrival")
             if isinstance(message, Gone):
                 return self._end(f"the server at {self._remote.url} has gone: {message.reason}")
             if self._drain_by_s is None and self._books.left is not None:

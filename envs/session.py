@@ -50,6 +50,8 @@ class Session:
         self._limit_s = limit_s
         self._readers: list[asyncio.Task[None]] = []
         self._over = False
+        self.sent = False
+        """Whether the last request has come."""
 
     async def run(self, plant: Plant, tick: Tick | None, tick_s: float) -> End:
         """The whole episode; the plant is closed at its end."""
@@ -88,6 +90,7 @@ class Session:
             request = self._make(f"{begun_s:.3f}-{number}", number, planned, at_s, planned.slo)
             self._ledger.arrived(request, planned.slo)
             self._readers.append(asyncio.create_task(self._read(scheduler, request)))
+        self.sent = True
         done, late = await asyncio.wait(self._readers, timeout=self._limit_s)
         for reader in done:
             reader.result()

@@ -201,7 +201,14 @@ class LiveStage:
 
     def next(self) -> Any:
         """Raises `TimeoutError`."""
-        return self._talk.next(self._live.decision_limit_s)
+        while True:
+            try:
+                return self._talk.next(self._live.decision_limit_s)
+            except TimeoutError:
+                # With the last request sent, and decided on, there may be nothing to ask until the lanes have drained,
+                # for which the session has a limit of its own.
+                if self._session is None or not self._session.sent:
+                    raise
 
     def answer(self, asked: Any, answer: Any) -> None:
         assert self._loop is not None and self._plant is not None

@@ -111,6 +111,15 @@ def test_an_episode_in_which_nothing_is_asked_is_cut_off() -> None:
     environment.close()
 
 
+def test_lanes_may_take_longer_to_drain_than_a_decision_may() -> None:
+    given = Live(slow(turn_s=0.2), request, idle_limit_s=5.0, decision_limit_s=0.25)
+    environment = live("Route", None, live=given, requests=2, drain=True)
+    _, infos, terminated, truncated = heuristic(environment)
+    assert (terminated, truncated) == (True, False)
+    assert "reason" not in infos[-1]
+    environment.close()
+
+
 def test_lanes_that_do_not_come_up_fail_the_reset() -> None:
     @asynccontextmanager
     async def broken() -> AsyncIterator[Sequence[Lane]]:
