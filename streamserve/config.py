@@ -138,12 +138,12 @@ class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_dispatched: int = 512
     """Requests on the lanes at once; the rest wait in StreamServe's own queue."""
     order: Literal["fcfs", "shortest_work", "slack"] = "fcfs"
-    """Who leaves our queue first, among equal priorities; a request with an SLO goes by its slack in any case."""
+    """Who leaves our queue first, among equal priorities; there, a request with an SLO goes by its slack in any case."""
     patience: float = 4.0
     """`shortest_work`: a request lets others pass that come within its predicted work times this."""
     late_binding: Literal["auto", "always"] = "auto"
-    """Whether requests wait in our queue until a lane has room: always, or while their order can change, that is with
-    another order than `fcfs`, and for a minute after a request with a priority or an SLO."""
+    """Whether requests wait in our queue until a lane has room: always, or while they are meant to overtake, that is
+    with another order than `fcfs`, and for a minute after a request with a priority."""
     backlog_s: float | None = 1.0
     """Room: a lane is given another prompt while what it has yet to prefill takes less than this; null = any number."""
     max_attempts: int = 3

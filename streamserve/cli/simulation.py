@@ -60,6 +60,8 @@ def simulate(
         bool, typer.Option(help="Tokenize prompts as the model does; without, 4 letters are a token.")
     ] = False,
     multi_turn: Annotated[bool, typer.Option("--multi-turn", help="String the prompts into conversations.")] = False,
+    turns: Annotated[int, typer.Option(help="Of a conversation.", min=1)] = 4,
+    pause: Annotated[float, typer.Option(help="Mean seconds between its turns.", min=0)] = 8.0,
     trace: Annotated[
         Path | None, typer.Option(help="CSV of arrival_s, prompt_tokens, output_tokens; replayed.", metavar="FILE")
     ] = None,
@@ -108,6 +110,8 @@ def simulate(
             lengths=lengths,
             length_scale=length_scale,
             multi_turn=multi_turn,
+            turns=turns,
+            pause=pause,
             slo_ttft=slo_ttft,
             slo_tpot=slo_tpot,
             seed=seed,

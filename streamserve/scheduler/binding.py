@@ -6,17 +6,18 @@ from collections.abc import Mapping, Sequence
 from streamserve.config import SchedulerConfig
 from streamserve.scheduler.room import Room
 from streamserve.signals import LaneLoad, LaneSignals
-from streamserve.types import NO_SLO, LaneId, Request
+from streamserve.types import LaneId, Request
 
 MEMORY_S = 60.0
-"""For how long after one that hurries another is expected."""
+"""For how long after a request with a priority another is expected."""
 
 
 class Binding:
-    """Late, while the order of requests can change: as long as some hurry or the configured order lets them overtake.
+    """Late, while requests are meant to overtake: as long as some have a priority, or where the order is not `fcfs`.
 
-    Where nobody overtakes, waiting in our queue gains nothing and costs throughput: lanes that get their prompts one by
-    one decode in smaller batches meanwhile, and a router can only choose among those that have room.
+    Waiting in our queue costs throughput: lanes that get their prompts one by one decode in smaller batches meanwhile,
+    and a router can only choose among those that have room. So a wish for a latency is no reason to: in bursts that
+    costs those who wish more than going first brings them.
     """
 
     def __init__(self, config: SchedulerConfig, pairs: Sequence[tuple[LaneId, LaneId]]) -> None:
@@ -26,7 +27,7 @@ class Binding:
 
     def saw(self, request: Request, at_s: float) -> None:
         """A request has come."""
-        if request.priority or request.slo != NO_SLO:
+        if request.priority:
             self._late_until_s = max(self._late_until_s, at_s + MEMORY_S)
 
     def room(
