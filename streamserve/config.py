@@ -138,7 +138,7 @@ class SchedulerConfig(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_dispatched: int = 512
     """Requests on the lanes at once; the rest wait in StreamServe's own queue."""
     order: Literal["fcfs", "shortest_work", "slack"] = "fcfs"
-    """Who leaves our queue first, among equal priorities; there, a request with an SLO goes by its slack in any case."""
+    """Who leaves our queue first, among equal priorities; a request with an SLO that waits there goes by its slack."""
     patience: float = 4.0
     """`shortest_work`: a request lets others pass that come within its predicted work times this."""
     late_binding: Literal["auto", "always"] = "auto"

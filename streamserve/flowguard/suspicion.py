@@ -9,6 +9,8 @@ from streamserve.flowguard.pairs import Mask
 from streamserve.flowguard.table import LaneVectors
 from streamserve.types import Finish, LaneId, Result
 
+LATE = 2.0
+"""A step may take this many times as long as it should before its lane is late, as predictions may be off."""
 RESTARTED_S = 5.0
 """For how long a restarted lane is doubted, unless a result clears it first."""
 SLOW = 3.0
@@ -32,7 +34,8 @@ class Doubts(NamedTuple):
 class Suspicion:
     """Doubts a lane whose last result was an error, that just restarted, is silent though it has work, or is slow.
 
-    stale_s: silence of a lane with work that counts. probe_share: of the requests that a suspect still gets.
+    stale_s: silence of a lane with work that counts, beyond the time of its step. probe_share: of the requests that a
+    suspect still gets.
     """
 
     def __init__(self, stale_s: float, probe_share: float) -> None:
@@ -46,7 +49,7 @@ class Suspicion:
 
     def observe(self, lanes: LaneVectors, at_s: float) -> Doubts:
         """The doubts after this look at the lanes."""
-        silent: Mask = lanes.silent_s > self._stale_s
+        silent: Mask = lanes.silent_s > self._stale_s + LATE * lanes.longest_step_s
         for lane in lanes.restarted:
             self._restarted_at[lane] = at_s
             self._failed.discard(lane)

@@ -61,6 +61,8 @@ class LaneVectors:
     prefill_token_s: Floats
     step_s: Floats
     """Seconds of a step without prompt tokens."""
+    longest_step_s: Floats
+    """Seconds of a step with all the prompt tokens that it may have now: until its end an engine says nothing."""
     step_share: Floats
     """Steps that one prompt token is, in a queue of many."""
     step_wait: Floats
@@ -218,6 +220,7 @@ def _row(source: _Source) -> tuple[float, ...]:
         1.0 / lane.kv_tokens if lane.kv_tokens > 0 else 0.0,
         max(0.0, cost.prefill_token_s),
         step_s,
+        step_s + min(load.prefill_tokens, lane.max_step_tokens) * max(0.0, cost.prefill_token_s),
         1.0 / max(1, cost.chunk_tokens(decoding * gained, lane.stall_s, lane.max_step_tokens)),
         0.5 if decoding else 0.0,
         gained,

@@ -161,6 +161,19 @@ def test_a_silent_lane_with_work_is_avoided_and_not_probed_but_an_idle_one_may_b
     assert idle.prefill == A
 
 
+def test_a_lane_in_a_step_of_many_prompt_tokens_is_not_silent_before_that_could_be_over() -> None:
+    router = FlowGuard(ALONE)
+    # Of the 9,000 tokens a step takes 2,048, at 2 ms each.
+    work = {A: LaneLoad(prefill_requests=3, prefill_tokens=9000), B: LaneLoad(decode_requests=9)}
+
+    def reason(at_s: float) -> str:
+        return router.route(request(), signals(lane(A, 0.0), lane(B, at_s), load=work, at_s=at_s)).reason
+
+    reason(0.0)
+    assert "silent" not in reason(2.0 + 2 * 2048 * 0.002)
+    assert "doubts a (silent though it has work)" in reason(2.2 + 2 * 2048 * 0.002)
+
+
 def test_predictions_follow_a_lane_that_is_slower_than_its_costs_say() -> None:
     router = FlowGuard(ALONE)
     actual_s = 1.5 * COST.decode_step_s(2)
