@@ -213,3 +213,15 @@ def test_drafts_that_are_replayed_are_what_a_run_s_speed_comes_from() -> None:
 def test_a_request_may_stop_by_itself() -> None:
     (result,) = run((replace(planned(0, 0.0, output=30), output_tokens=12),)).run.results
     assert (result.finish, result.output_tokens) == (Finish.STOP, 12)
+
+
+def test_slow_lanes_that_do_their_work_are_never_doubted() -> None:
+    # On slow lanes a step of long prompts takes several seconds, and most of a burst comes in the middle of one.
+    slow = SimOptions(speeds={A: 0.02, B: 0.02})
+    long = [planned(number, 2.0 * number, prompt=600, output=30) for number in range(4)]
+    short = [planned(10 + number, 3.0 + 0.5 * number, prompt=40, output=20) for number in range(30)]
+    sent = tuple(sorted([*long, *short], key=lambda each: each.arrival_s))
+    made = run(sent, slow)
+    reasons = [result.decision.reason for result in made.run.results if result.decision is not None]
+    assert len(reasons) == len(sent)
+    assert not [reason for reason in reasons if "doubts" in reason]
