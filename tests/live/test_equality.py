@@ -15,11 +15,15 @@ import pytest
 
 from streamserve.config import EMBEDDED_MODEL
 from streamserve.lanes.vllm import model
+from streamserve.lanes.vllm.dtype import chosen
 from tests.live.server import Server, running
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(600)]
 
 PROMPTS = 40
+EACH_WITHOUT_BF16 = 3
+"""Where bf16 is computed number by number, every third prompt is asked, since forty take up to ten minutes; lengths of
+every kind are among them."""
 TOKENS = 64
 BLOCK_TOKENS = 128
 WORDS = ["the", "cat", "sat", "on", "a", "mat", "while", "seven", "red", "birds", "sang", "about", "old", "rivers"]
@@ -108,12 +112,13 @@ def each_lane_does_its_part(server: Server) -> None:
 
 def test_bfloat16_outputs_differ_only_where_tokens_nearly_tie(tmp_path: Path) -> None:
     """bf16 rounds by the shape of the batch, so near-ties flip; most outputs are still the same from end to end."""
+    each = 1 if chosen("auto", "cpu") == "bfloat16" else EACH_WITHOUT_BF16
     with splitting(tmp_path, "bfloat16") as server:
-        asked = prompts(server)
+        asked = prompts(server)[::each]
         with ThreadPoolExecutor(8) as pool:
             written = list(pool.map(lambda prompt: through_pair(server, prompt), asked))
     expected = plain(tmp_path, "bfloat16", asked)
     first_tokens = sum(a[0] == b[0] for a, b in zip(written, expected, strict=True))
     same = sum(a == b for a, b in zip(written, expected, strict=True))
-    print(f"bf16: {same} of {PROMPTS} outputs equal over {TOKENS} tokens, {first_tokens} first tokens equal")
-    assert first_tokens >= 0.85 * PROMPTS
+    print(f"bf16: {same} of {len(asked)} outputs equal over {TOKENS} tokens, {first_tokens} first tokens equal")
+    assert first_tokens >= 0.85 * len(asked)
