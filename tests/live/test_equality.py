@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -54,16 +55,22 @@ def prompts(server: Server) -> list[list[int]]:
 def plain(tmp_path: Path, dtype: str, asked: list[list[int]]) -> list[list[int]]:
     out = tmp_path / "plain.json"
     ask = {"model": str(model.resolve(EMBEDDED_MODEL, print)), "dtype": dtype, "max_tokens": TOKENS, "prompts": asked}
-    run = subprocess.run(
+    with subprocess.Popen(
         [sys.executable, str(Path(__file__).with_name("plain_engine.py")), str(out)],
-        input=json.dumps(ask),
         env={**os.environ, "VLLM_USE_V2_MODEL_RUNNER": "0"},
-        capture_output=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
-        timeout=500,
-    )
-    assert run.returncode == 0, run.stderr[-3000:]
+        start_new_session=True,
+    ) as run:
+        try:
+            _, errors = run.communicate(json.dumps(ask), timeout=500)
+        except BaseException:
+            # With the engine's processes, which would outlive the one that started them.
+            os.killpg(run.pid, signal.SIGKILL)
+            raise
+    assert run.returncode == 0, errors[-3000:]
     tokens: list[list[int]] = json.loads(out.read_text())["tokens"]
     return tokens
 
